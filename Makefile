@@ -1,0 +1,114 @@
+# Copyright The Railyard Authors
+# SPDX-License-Identifier: Apache-2.0
+
+# On a machine with only Go, apt and root, "make test" and "make demo" set up by themselves whatever they need.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+BIN := $(CURDIR)/bin
+# Asked once, and only by the targets that need it.
+TOOLS = $(eval TOOLS := $(shell test/tools/tools.sh dir))$(TOOLS)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# -buildvcs=false: VERSION says it, and a clone that belongs to another user must build too.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+
+# What one may set: make test PKG=./ipam/... TESTFLAGS='-run Lease -v'
+PKG ?= ./...
+TESTFLAGS ?=
+TEST_TIMEOUT ?= 15m
+FUZZTIME ?= 20s
+BENCHFLAGS ?=
+DEMOFLAGS ?=
+KEEP ?=
+
+with_tools = RAILYARD_TOOLS="$(TOOLS)" RAILYARD_BIN="$(BIN)" PATH="$(TOOLS):$$PATH"
+need = test/tools/tools.sh build
+as_root = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root: it makes network namespaces" >&2; exit 1; }
+
+##@ Everyday
+
+.PHONY: help
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@printf '\nVariables: PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, RAILYARD_TOOLS=folder\n'
+
+.PHONY: build
+build: ## Build our programs into bin/, static
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/daemon.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+.PHONY: test
+test: deps build ## Set up what is missing, then run every test against real parts
+	@$(as_root)
+	@$(need) kube multus cni
+	go vet $(PKG)
+	@mkdir -p build/test
+	$(with_tools) go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(TESTFLAGS) $(PKG) | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing.txt
+
+.PHONY: demo
+demo: deps build ## Three nodes, the real Multus, pods that ping each other; KEEP=1 leaves it running
+	@$(as_root)
+	@$(need) kube multus cni
+	$(with_tools) go run ./test/cluster/demo up $(if $(filter-out 0,$(KEEP)),--keep) $(DEMOFLAGS)
+
+.PHONY: demo-down
+demo-down: ## End what make demo KEEP=1 left running
+	@$(as_root)
+	$(with_tools) go run ./test/cluster/demo down $(DEMOFLAGS)
+
+##@ Before a change goes in
+
+.PHONY: lint
+lint: ## Run golangci-lint
+	@$(need) golangci-lint
+	$(with_tools) golangci-lint run --allow-parallel-runners $(PKG)
+
+.PHONY: generate
+generate: ## Write the generated code and manifests anew
+	@$(need) controller-gen
+	$(with_tools) test/tools/generate.sh
+
+.PHONY: verify
+verify: ## Check that generated files, modules, format and structure are as they should; changes nothing
+	@$(need) controller-gen
+	$(with_tools) test/tools/verify.sh
+
+.PHONY: test-race
+test-race: deps build ## The tests under the race detector; needs a C compiler
+	@$(as_root)
+	@command -v gcc >/dev/null || { echo "make test-race needs gcc: apt-get install gcc libc6-dev" >&2; exit 1; }
+	@$(need) kube multus cni
+	$(with_tools) CGO_ENABLED=1 go test -race -count=1 -timeout=30m $(TESTFLAGS) $(PKG)
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	FUZZTIME=$(FUZZTIME) test/tools/fuzz.sh
+
+.PHONY: bench
+bench: deps build ## Measure against the neighbours and the floor; writes build/bench and docs/benchmarks.md
+	@$(as_root)
+	@$(need) kube multus cni
+	$(with_tools) go run ./test/bench $(BENCHFLAGS)
+
+##@ Set-up
+
+.PHONY: deps
+deps: ## Install the few Debian packages that are missing
+	@test/tools/deps.sh
+
+.PHONY: tools
+tools: ## Build the tools that are missing: kube-apiserver with etcd, Multus, reference plugins, generators, lint
+	@$(need)
+
+.PHONY: tools-dir
+tools-dir: ## Print the folder that holds the tools, and nothing else
+	@echo "$(TOOLS)"
+
+.PHONY: clean
+clean: ## Remove bin/ and build/; the tools stay
+	rm -rf bin build
