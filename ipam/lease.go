@@ -1,0 +1,84 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Key names one attachment. It is the idempotence key of every call: leasing twice under one key gives the same
+// answer, releasing twice is fine.
+type Key struct {
+	// Network is the "name" of the CNI config (of the NetworkAttachmentDefinition), or any name of the caller's.
+	Network string `json:"network"`
+	// ContainerID is the sandbox's ID, or any ID that the caller never uses for something else.
+	ContainerID string `json:"containerID"`
+	// IfName tells several attachments of one container to one network apart.
+	IfName string `json:"ifName"`
+}
+
+// Pod says for whom an address is held, for people who look; nothing is decided on it.
+type Pod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// Request asks for one address of each family of a pool.
+type Request struct {
+	Key  Key    `json:"key"`
+	Pool string `json:"pool"`
+	// NetNS is the namespace whose life bounds the lease. The zero NetNS: only Release ends it.
+	NetNS NetNS `json:"netns,omitzero"`
+	// Static are addresses asked for by name, at most one a family, from the pool's reserved ranges. A family
+	// without one is served from the ordinary ranges.
+	Static []netip.Addr `json:"static,omitempty"`
+	Pod    Pod          `json:"pod,omitzero"`
+}
+
+// Address is one leased address with what its subnet says about it.
+type Address struct {
+	// Prefix is the address with its subnet's length, e.g. 10.20.0.7/16.
+	Prefix netip.Prefix `json:"prefix"`
+	// Gateway is the subnet's, or invalid where the pool names none.
+	Gateway netip.Addr `json:"gateway,omitzero"`
+}
+
+// Route is one that the pool asks its users to install.
+type Route struct {
+	Dst netip.Prefix `json:"dst"`
+	// Via is the next hop; invalid means the link itself.
+	Via netip.Addr `json:"via,omitzero"`
+}
+
+// Lease is one attachment's hold on its addresses: both families or none.
+type Lease struct {
+	Key       Key       `json:"key"`
+	Pool      string    `json:"pool"`
+	Addresses []Address `json:"addresses"` // IPv4 first
+	Routes    []Route   `json:"routes,omitempty"`
+	NetNS     NetNS     `json:"netns,omitzero"`
+	Pod       Pod       `json:"pod,omitzero"`
+	// Since is wall-clock time and for people only; the store counts cooldowns on the boot clock.
+	Since time.Time `json:"since"`
+}
+
+// Leaser is what this library offers another program, however it is reached: in process (agent.Agent), over the
+// agent's socket with the store as fall-back (client.Client), or on the store alone (store.Store).
+type Leaser interface {
+	// Lease gives the lease under req.Key, the same one however often it is called. Once it has answered, the
+	// lease outlives every process of the node.
+	Lease(ctx context.Context, req Request) (Lease, error)
+	// Release ends the lease under k. Nothing under k is success.
+	Release(ctx context.Context, k Key) error
+	// Lookup gives the lease under k, or ErrNotFound.
+	Lookup(ctx context.Context, k Key) (Lease, error)
+	// Retain ends every lease of the network whose key is not in keep, and says how many. Other networks are
+	// not touched.
+	Retain(ctx context.Context, network string, keep []Key) (int, error)
+	// Ready says whether a lease from pool could be had now: nil, or one of the errors that Lease would give.
+	Ready(ctx context.Context, pool string) error
+}
