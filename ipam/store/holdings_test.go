@@ -1,0 +1,168 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+
+	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/ipam/iprange"
+)
+
+func TestRestore(t *testing.T) {
+	four, six := netip.MustParseAddr("10.20.0.7"), netip.MustParseAddr("fd00:20::7")
+	lease := func(i int, as ...netip.Addr) ipam.Lease {
+		l := ipam.Lease{Key: key(i), Pool: "rail0", NetNS: ipam.NetNS{Path: "/run/netns/a"}}
+		for _, a := range as {
+			l.Addresses = append(l.Addresses, ipam.Address{Prefix: netip.PrefixFrom(a, a.BitLen())})
+		}
+		return l
+	}
+	s, _, _ := standard(t, nil)
+	for _, step := range []struct {
+		lease ipam.Lease
+		want  error
+	}{
+		{lease(1, four), nil}, {lease(1, four), nil}, {lease(1, six), nil}, {lease(1, four, six), nil},
+		{lease(2, four), ipam.ErrTaken}, {lease(2, static("10.20.0.8", "10.20.0.99")...), ipam.ErrTaken},
+		{lease(2), ipam.ErrInvalid}, {lease(3, netip.MustParseAddr("10.20.0.241")), nil},
+		{ipam.Lease{Key: key(9), Pool: "none", Addresses: lease(1, four).Addresses}, ipam.ErrPoolUnknown},
+		{lease(4, netip.Addr{}), ipam.ErrTaken},
+	} {
+		if err := s.Restore(step.lease); !errors.Is(err, step.want) {
+			t.Errorf("restore %v of %s: got %v, want %v", addrs(step.lease), step.lease.Key.ContainerID, err, step.want)
+		}
+	}
+	l, err := s.Lease(background, request(1))
+	if want := []string{"10.20.0.7", "fd00:20::7"}; err != nil || !slices.Equal(addrs(l), want) || l.Addresses[0].Prefix.Bits() != 24 {
+		t.Errorf("got %v, %v, want %v", addrs(l), err, want)
+	}
+	if _, err := s.Lookup(background, key(2)); !errors.Is(err, ipam.ErrNotFound) {
+		t.Errorf("half of a refused lease is there: %v", err)
+	}
+}
+
+// Whatever order blocks and pools come and go in, leases live on, and Check reports those that nothing backs.
+func TestStrangerDeletesBlock(t *testing.T) {
+	s, _, p := standard(t, nil)
+	leaseFirst(t, s, p)
+	if err := s.Forget("rail0.10-20-0-0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(); err == nil {
+		t.Error("a lease of a block that is gone, and Check is content")
+	}
+	if err := s.DropPool("rail0"); !errors.Is(err, ipam.ErrInvalid) {
+		t.Errorf("dropped a pool in use: %v", err)
+	}
+	if l, err := s.Lease(background, request(0)); err != nil || addrs(l)[0] != "10.20.0.2" {
+		t.Errorf("the lease did not survive: %v, %v", l, err)
+	}
+	grant(t, s, p, "10.20.0.0") // the agent made the block anew
+	if err := s.Check(); err != nil {
+		t.Error(err)
+	}
+	leases, free, cooling, err := s.BlockLeases("rail0.10-20-0-0")
+	if err != nil || len(leases) != 1 || free != 13 || cooling != 0 {
+		t.Errorf("block: %v, %d free, %d cooling, %v", leases, free, cooling, err)
+	}
+}
+
+func TestDirty(t *testing.T) {
+	s, c, p := standard(t, nil)
+	all := []string{"rail0.10-20-0-0", "rail0.10-20-0-240", "rail0.fd00-20-0-0-0-0-0-0"}
+	wants := func(want ...string) {
+		t.Helper()
+		if d := cmp.Diff(want, s.Dirty()); d != "" {
+			t.Errorf("dirty (-want +got):\n%s", d)
+		}
+	}
+	wants(all...)
+	wants()
+	leaseFirst(t, s, p)
+	wants(all[0], all[2])
+	leaseFirst(t, s, p) // again: nothing changed
+	wants()
+	if err := s.Release(background, key(7)); err != nil {
+		t.Fatal(err)
+	}
+	wants()
+	if err := s.Release(background, key(0)); err != nil {
+		t.Fatal(err)
+	}
+	wants(all[0], all[2])
+	path := filepath.Join(t.TempDir(), "copy.db") // as the next process finds it
+	if err := s.db.View(func(tx *bbolt.Tx) error { return tx.CopyFile(path, 0o600) }); err != nil {
+		t.Fatal(err)
+	}
+	next := mustOpen(t, path, c.options())
+	if d := cmp.Diff(all, next.Dirty()); d != "" {
+		t.Errorf("dirty after opening (-want +got):\n%s", d)
+	}
+	if err := next.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusedPoolsAndHoldings(t *testing.T) {
+	s, _, p := standard(t, nil)
+	otherUID, otherSize, noSix, unparsed := p, p, p, ipam.Pool{Name: "x"}
+	otherUID.UID = "uid-2"
+	otherSize.Subnets = slices.Clone(p.Subnets)
+	otherSize.Subnets[0].BlockSize = 32
+	noSix.Subnets = p.Subnets[:1]
+	for name, bad := range map[string]ipam.Pool{"UID": otherUID, "block size": otherSize, "family": noSix, "unparsed": unparsed} {
+		if err := s.SetPool(bad); !errors.Is(err, ipam.ErrInvalid) {
+			t.Errorf("pool with another %s: %v", name, err)
+		}
+	}
+	good := slotHolding(t, p, netip.MustParseAddr("10.20.0.32"))
+	for name, change := range map[string]func(*Holding){
+		"name": func(h *Holding) { h.Block = "rail0.10-20-0-48" }, "pool": func(h *Holding) { h.Pool = "" },
+		"slot":         func(h *Holding) { h.Slot = netip.Prefix{} },
+		"huge slot":    func(h *Holding) { h.Slot = netip.MustParsePrefix("10.0.0.0/8"); h.Block = "rail0.10-0-0-0" },
+		"foreign slot": func(h *Holding) { h.Slot = netip.MustParsePrefix("10.20.0.32/29"); h.Ranges = nil },
+		"range":        func(h *Holding) { h.Ranges = []iprange.Range{iprange.Of(netip.MustParseAddr("10.20.0.48"))} },
+		"no range":     func(h *Holding) { h.Ranges = []iprange.Range{{}} },
+	} {
+		bad := good
+		change(&bad)
+		if err := s.Grant(bad); !errors.Is(err, ipam.ErrInvalid) {
+			t.Errorf("holding with a wrong %s: %v", name, err)
+		}
+	}
+}
+
+// A block of the largest size is granted in one transaction, and trimmed by an edit of its pool.
+func TestLargeBlock(t *testing.T) {
+	s := newStore(t, newClock())
+	large := func(exclude ...string) ipam.Pool {
+		return testPool(t, func(p *ipam.PoolSpec) {
+			p.IPv4, p.IPv6 = nil, &ipam.SubnetSpec{Subnet: "fd00:20::/64", BlockSize: 4096, Exclude: exclude}
+		})
+	}
+	setPool(t, s, large())
+	grant(t, s, large(), "fd00:20::1000")
+	counts := func(want int) {
+		t.Helper()
+		if st, err := s.Stats(); err != nil || len(st) != 1 || st[0].Free+st[0].Cooling != want {
+			t.Fatalf("got %+v, %v, want %d free", st, err, want)
+		}
+	}
+	counts(4096)
+	setPool(t, s, large("fd00:20::1000/117"))
+	counts(2048)
+	setPool(t, s, large())
+	counts(4096)
+	if ok, err := s.Retire("rail0.fd00-20-0-0-0-0-0-1000", 0); ok || err != nil {
+		t.Fatalf("retired what joined a moment ago: %v", err)
+	}
+}
