@@ -1,0 +1,240 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	// FinalizerBlocks keeps a pool until its last block is gone. The controller adds it before it accepts a pool.
+	FinalizerBlocks = "ipam.railyard.dev/blocks"
+
+	// ConditionAccepted says whether nodes may lease from a pool. It counts only for the generation it names.
+	ConditionAccepted = "Accepted"
+)
+
+// Reasons of ConditionAccepted.
+const (
+	// ReasonAccepted: nodes that the pool selects may lease from it.
+	ReasonAccepted = "Accepted"
+	// ReasonInvalid: the spec contradicts itself; the message names each field.
+	ReasonInvalid = "Invalid"
+	// ReasonOverlaps: another pool of the same domain has the addresses.
+	ReasonOverlaps = "Overlaps"
+	// ReasonLeftover: blocks of a pool that is gone still hold the name or the addresses.
+	ReasonLeftover = "Leftover"
+	// ReasonDeleting: the pool waits for its last block.
+	ReasonDeleting = "Deleting"
+)
+
+// IPPool is a set of addresses that the nodes of a cluster share: IPv4, IPv6 or both.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=ipp,categories=railyard
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="IPv4",type=string,JSONPath=`.spec.ipv4.subnet`
+// +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.spec.ipv6.subnet`
+// +kubebuilder:printcolumn:name="Capacity",type=string,description="Addresses to lease, IPv4/IPv6",JSONPath=`.status.capacity`
+// +kubebuilder:printcolumn:name="Leased",type=string,description="Addresses leased, IPv4/IPv6",JSONPath=`.status.leased`
+// +kubebuilder:printcolumn:name="Owned",type=string,description="Addresses owned by nodes, IPv4/IPv6",JSONPath=`.status.owned`,priority=1
+// +kubebuilder:printcolumn:name="Blocks",type=integer,JSONPath=`.status.blocks`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`,priority=1
+// +kubebuilder:printcolumn:name="Domain",type=string,JSONPath=`.spec.domain`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="metadata.name is longer than 63 characters: it is a label value and starts the names of the pool's blocks, so shorten it"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() > 63 || self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="metadata.name must be a DNS label: lower case letters, digits and dashes, no dot"
+type IPPool struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what the pool should be.
+	// +required
+	Spec IPPoolSpec `json:"spec"`
+	// status is what the controller found.
+	// +optional
+	Status IPPoolStatus `json:"status,omitzero"`
+}
+
+// IPPoolSpec is what a person writes.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.ipv4) || has(self.ipv6)",message="spec names neither ipv4 nor ipv6: give at least one of them a subnet"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.ipv4) || has(self.ipv4)",fieldPath=".ipv4",message="spec.ipv4 cannot be removed, nodes may hold its addresses: make a new pool"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.ipv6) || has(self.ipv6)",fieldPath=".ipv6",message="spec.ipv6 cannot be removed, nodes may hold its addresses: make a new pool"
+// +kubebuilder:validation:XValidation:rule="!has(self.ipv4) || !isCIDR(self.ipv4.subnet) || cidr(self.ipv4.subnet).ip().family() == 4",fieldPath=".ipv4.subnet",message="spec.ipv4.subnet is IPv6: move it to spec.ipv6"
+// +kubebuilder:validation:XValidation:rule="!has(self.ipv6) || !isCIDR(self.ipv6.subnet) || cidr(self.ipv6.subnet).ip().family() == 6",fieldPath=".ipv6.subnet",message="spec.ipv6.subnet is IPv4: move it to spec.ipv4"
+// +kubebuilder:validation:XValidation:rule="!has(self.defaultRoute) || !self.defaultRoute || ((!has(self.ipv4) || has(self.ipv4.gateway)) && (!has(self.ipv6) || has(self.ipv6.gateway)))",fieldPath=".defaultRoute",message="spec.defaultRoute needs spec.ipv4.gateway and spec.ipv6.gateway for the families that the pool has: name them, or leave defaultRoute out"
+type IPPoolSpec struct {
+	// domain names the fabric that the addresses belong to. Pools of one domain must not overlap; pools of
+	// different domains may use the same subnet. It never changes.
+	// +kubebuilder:default=default
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.domain never changes: make a new pool"
+	// +optional
+	Domain string `json:"domain,omitempty"`
+
+	// ipv4 are the IPv4 addresses. It may be added later, never removed.
+	// +optional
+	IPv4 *Subnet `json:"ipv4,omitempty"`
+
+	// ipv6 are the IPv6 addresses. It may be added later, never removed.
+	// +optional
+	IPv6 *Subnet `json:"ipv6,omitempty"`
+
+	// routes are installed on every interface with an address of the pool.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Routes []Route `json:"routes,omitempty"`
+
+	// defaultRoute adds a default route through the gateway of each family.
+	// +optional
+	DefaultRoute bool `json:"defaultRoute,omitempty"`
+
+	// cooldownSeconds is how long a released address rests before it is leased again, unless no other is free.
+	// +kubebuilder:default=60
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=86400
+	// +optional
+	CooldownSeconds *int32 `json:"cooldownSeconds,omitempty"`
+
+	// nodeSelector selects the nodes that may lease from the pool; empty is all of them. A node that no longer
+	// matches keeps what is leased on it and gets nothing new.
+	// +optional
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+}
+
+// Subnet is one family of a pool.
+//
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.subnet) || !has(self.ranges) || self.ranges.all(r, r.split('-').all(a, isCIDR(a) ? cidr(self.subnet).containsCIDR(a) : (!isIP(a) || cidr(self.subnet).containsIP(a))))",fieldPath=".ranges",message="ranges must lie inside of subnet: move or shorten the one that does not"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.subnet) || !has(self.exclude) || self.exclude.all(r, r.split('-').all(a, isCIDR(a) ? cidr(self.subnet).containsCIDR(a) : (!isIP(a) || cidr(self.subnet).containsIP(a))))",fieldPath=".exclude",message="exclude must lie inside of subnet: move or shorten the one that does not"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.subnet) || !has(self.reserved) || self.reserved.all(r, r.split('-').all(a, isCIDR(a) ? cidr(self.subnet).containsCIDR(a) : (!isIP(a) || cidr(self.subnet).containsIP(a))))",fieldPath=".reserved",message="reserved must lie inside of subnet: move or shorten the one that does not"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.subnet) || !has(self.gateway) || !isIP(self.gateway) || cidr(self.subnet).containsIP(self.gateway)",fieldPath=".gateway",message="gateway must lie inside of subnet: a next hop is a neighbour"
+type Subnet struct {
+	// subnet is the layer-2 segment as a CIDR; addresses get its prefix length. It never changes.
+	// +kubebuilder:validation:MinLength=4
+	// +kubebuilder:validation:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self)",message="subnet is not a CIDR such as 10.20.0.0/16 or fd00:20::/64 (IPv4-mapped IPv6 is written as IPv4)"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="subnet has bits set right of its mask: write its first address"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= 8",message="subnet is too wide: use /8 or longer"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() < (cidr(self).ip().family() == 4 ? 32 : 128)",message="subnet holds one address and no neighbour: use /31 or /127 or shorter"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !(cidr(self).ip().isLoopback() || cidr('224.0.0.0/4').containsCIDR(self) || cidr('ff00::/8').containsCIDR(self) || cidr('fe80::/10').containsCIDR(self))",message="subnet is multicast, loopback or link-local: use addresses that hosts may own"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="subnet never changes: make a new pool"
+	// +required
+	Subnet string `json:"subnet"`
+
+	// ranges are the addresses to lease; empty is the whole subnet. Ranges may be added at any time. What is
+	// taken away drains: leases stay, and nothing new is leased there.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Ranges []AddressRange `json:"ranges,omitempty"`
+
+	// exclude are addresses that are never leased.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Exclude []AddressRange `json:"exclude,omitempty"`
+
+	// reserved are addresses that are leased only to who asks for one by name.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Reserved []AddressRange `json:"reserved,omitempty"`
+
+	// gateway is the next hop for routes that name none. It is never leased.
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=39
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="gateway is not an IP address (IPv4-mapped IPv6 is written as IPv4)"
+	// +optional
+	Gateway string `json:"gateway,omitempty"`
+
+	// blockSize is how many addresses a node claims at once: a power of two from 1 to 4096, and never more than
+	// the subnet has. It never changes.
+	// +kubebuilder:default=64
+	// +kubebuilder:validation:Enum=1;2;4;8;16;32;64;128;256;512;1024;2048;4096
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="blockSize never changes: make a new pool"
+	// +optional
+	BlockSize int32 `json:"blockSize,omitempty"`
+}
+
+// AddressRange is an address, a CIDR, or two addresses as from-to (inclusive).
+//
+// +kubebuilder:validation:MinLength=2
+// +kubebuilder:validation:MaxLength=87
+// +kubebuilder:validation:XValidation:rule="isIP(self) || isCIDR(self) || (self.split('-').size() == 2 && self.split('-').all(a, isIP(a)))",message="not an address, a CIDR, or from-to such as 10.20.0.10-10.20.0.99 (no blanks; IPv4-mapped IPv6 is written as IPv4)"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="the CIDR has bits set right of its mask: write its first address"
+type AddressRange string
+
+// Route is one route of a pool.
+type Route struct {
+	// dst is the destination as a CIDR.
+	// +kubebuilder:validation:MinLength=4
+	// +kubebuilder:validation:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self)",message="dst is not a CIDR such as 10.0.0.0/8 or ::/0"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="dst has bits set right of its mask: write its first address"
+	// +required
+	Dst string `json:"dst"`
+
+	// via is the next hop; empty is the gateway of dst's family.
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=39
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="via is not an IP address"
+	// +optional
+	Via string `json:"via,omitempty"`
+}
+
+// IPPoolStatus is what the controller found. Figures are IPv4/IPv6 where a pool has both families, are refreshed
+// every few seconds, and nothing is decided on them.
+type IPPoolStatus struct {
+	// observedGeneration is the generation of the spec that the conditions are about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// granted are the subnets that the pool was accepted with. They stay the pool's until it is gone, whatever
+	// becomes of the condition, because nodes may hold their addresses.
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:MaxLength=43
+	// +listType=atomic
+	// +optional
+	Granted []string `json:"granted,omitempty"`
+
+	// capacity is how many addresses can be leased; ~2^n from 2^53 on.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Capacity string `json:"capacity,omitempty"`
+
+	// owned is how many of them blocks give to nodes.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Owned string `json:"owned,omitempty"`
+
+	// leased is how many of them pods hold.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Leased string `json:"leased,omitempty"`
+
+	// blocks is how many blocks the pool has.
+	// +optional
+	Blocks int32 `json:"blocks"`
+
+	// conditions: Accepted.
+	// +kubebuilder:validation:MaxItems=8
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// IPPoolList is a list of pools.
+//
+// +kubebuilder:object:root=true
+type IPPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPPool `json:"items"`
+}

@@ -1,0 +1,21 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller watches over pools: it says which of them nodes may lease from, keeps a pool until its last
+// block is gone, and counts. It is not on the way of any ADD: nodes that know a pool go on without it.
+//
+// # What makes a pool accepted
+//
+// The spec can be parsed; no other pool of its domain has one of its subnets; and no block is left of a pool that
+// is gone, under its name or on its addresses. The subnets with which a pool was accepted are kept in
+// status.granted and are its own until it is gone, whatever its condition says later, since nodes may hold their
+// addresses. Among pools that were not granted yet the older wins, then the first by name.
+//
+// Decisions are made one at a time, on the pools as the API server has them and not as a cache does, by the one
+// controller that holds the leader lease. The finalizer is on a pool before the condition is.
+//
+// # Deletion
+//
+// A pool that is being deleted gives nothing new at once (nodes look at the deletion timestamp). The finalizer goes
+// when the API server lists no block, and not before Options.Grace has passed, in which nodes learn of the deletion.
+package controller
