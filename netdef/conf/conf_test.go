@@ -1,0 +1,196 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conf_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+)
+
+func TestParse(t *testing.T) {
+	pool := conf.Known{CNIVersion: "1.0.0", Name: "n", Paths: conf.Paths{StateDir: "/run/railyard", AgentSocket: "/run/railyard/agent.sock"}}
+	own := pool
+	own.IPAMType, own.Pool = conf.IPAMType, "rail0"
+	moved := own
+	moved.Paths = conf.Paths{StateDir: "/a", AgentSocket: "/a/agent.sock"}
+	socket := own
+	socket.Paths = conf.Paths{StateDir: "/b", AgentSocket: "/c.sock"}
+	cases := map[string]struct {
+		text string
+		want conf.Spec
+	}{
+		"least":       {`{}`, conf.Spec{Known: pool}},
+		"own pool":    {`{"ipam":{"type":"railyard-ipam","pool":"rail0"}}`, conf.Spec{Known: own}},
+		"state":       {`{"stateDir":"/a","ipam":{"type":"railyard-ipam","pool":"rail0"}}`, conf.Spec{Known: moved}},
+		"state, ipam": {`{"stateDir":"/a","ipam":{"type":"railyard-ipam","pool":"rail0","stateDir":"/b","agentSocket":"/c.sock"}}`, conf.Spec{Known: socket}},
+		"unknown key": {`{"colour":"blue","ipam":null,"prevResult":null}`, conf.Spec{Known: pool}},
+		"link": {
+			`{"master":"rail0","mode":"vepa","mtu":9000,"mac":"02:00:00:00:00:0A","bcqueuelen":7,"deviceID":"0000:3b:00.0"}`,
+			conf.Spec{Known: pool, Master: "rail0", Mode: "vepa", MTU: 9000, MAC: []byte{2, 0, 0, 0, 0, 10}, BCQueueLen: 7,
+				DeviceID: "0000:3b:00.0", DevicePCI: "0000:3b:00.0"},
+		},
+		"runtime first": {
+			`{"mac":"02:00:00:00:00:01","deviceID":"a","args":{"cni":{"mac":"02:00:00:00:00:02","ips":["10.0.0.1"]}},
+			 "runtimeConfig":{"mac":"02:00:00:00:00:03","ips":["10.0.0.7/8","fd00::7"],"deviceID":"b","CNIDeviceInfoFile":"/f"}}`,
+			conf.Spec{Known: pool, MAC: []byte{2, 0, 0, 0, 0, 3}, DeviceID: "b", DeviceInfoFile: "/f",
+				Static: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}},
+		},
+		"sysctl": {
+			`{"sysctl":{"net.ipv4.conf.IFNAME.arp_ignore":"1","net/ipv4/conf/all/rp_filter":"2"}}`,
+			conf.Spec{Known: pool, Sysctls: []conf.Sysctl{
+				{Key: "net/ipv4/conf/IFNAME/arp_ignore", Value: "1"}, {Key: "net/ipv4/conf/all/rp_filter", Value: "2"},
+			}},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if c.want.Kind = conf.KindMacvlan; c.want.Mode == "" {
+				c.want.Mode = conf.ModeBridge
+			}
+			got, err := conf.Parse([]byte(`{"cniVersion":"1.0.0","name":"n","type":"railyard",`+strings.TrimPrefix(c.text, "{")), "")
+			if name == "least" {
+				got, err = conf.Parse([]byte(`{"cniVersion":"1.0.0","name":"n"}`), "")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestParseErrors: every error names its field; all fields are reported at once.
+func TestParseErrors(t *testing.T) {
+	_, err := conf.Parse([]byte(`{"name":"a/b","kind":"x","mode":"y","mtu":1,"master":"a b","mac":"z","sysctl":{"a":"1"},
+		"stateDir":"s","agentSocket":"t","ipam":{"type":"railyard-ipam"},"runtimeConfig":{"ips":["q"],"CNIDeviceInfoFile":"f"},"prevResult":1}`), "")
+	for _, field := range []string{"name", "kind", "mode", "mtu", "master", "mac", "sysctl.a", "stateDir", "agentSocket", "ipam.pool",
+		"runtimeConfig.ips[0]", "runtimeConfig.CNIDeviceInfoFile", "prevResult"} {
+		if !strings.Contains(err.Error(), field+": ") {
+			t.Errorf("nothing on %s in %v", field, err)
+		}
+	}
+	var f *conf.FieldError
+	if !errors.As(err, &f) || f.Field == "" || f.Detail == "" {
+		t.Errorf("no FieldError: %v", err)
+	}
+	for _, text := range []string{"", "{", "[]", `"x"`, "7", "{}x", "\xff"} {
+		if _, err := conf.Parse([]byte(text), ""); !errors.Is(err, conf.ErrSyntax) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for text, field := range map[string]string{
+		`{"mtu":"9"}`: "mtu", `{"mtu":1.5}`: "mtu", `{"bcqueuelen":-1}`: "bcqueuelen", `{"ipam":7}`: "ipam",
+		`{"ipam":{"type":7}}`: "ipam.type", `{"runtimeConfig":{"ips":"x"}}`: "runtimeConfig.ips", `{"sysctl":{"net.a.b":1}}`: "sysctl",
+		`{"args":{"cni":{"mac":7}}}`: "args.cni.mac", `{"capabilities":[]}`: "capabilities",
+	} {
+		_, err := conf.Parse([]byte(`{"name":"n",`+text[1:]), "")
+		if !errors.As(err, &f) || f.Field != field {
+			t.Errorf("%s: %v, want an error on %s", text, err, field)
+		}
+	}
+}
+
+func TestParseKnown(t *testing.T) {
+	k, err := conf.ParseKnown([]byte(`{"cniVersion":"1.0.0","name":"n","type":"railyard","ipam":{"type":"railyard-ipam"}}`), "/s")
+	want := conf.Known{CNIVersion: "1.0.0", Name: "n", IPAMType: conf.IPAMType, Paths: conf.Paths{StateDir: "/s", AgentSocket: "/s/agent.sock"}}
+	if err != nil || k != want {
+		t.Errorf("%+v %v", k, err)
+	}
+	k, err = conf.ParseKnown([]byte(`{"name":"n","mtu":"x","ipam":[],"runtimeConfig":7,"master":{}}`), "")
+	if err != nil || k.IPAMType != "" || k.StateDir != conf.DefaultStateDir {
+		t.Errorf("%+v %v", k, err)
+	}
+}
+
+func TestParseIPAM(t *testing.T) {
+	got, err := conf.ParseIPAM([]byte(`{"cniVersion":"1.0.0","name":"n","type":"bridge","master":7,
+		"ipam":{"type":"railyard-ipam","pool":"p"},"runtimeConfig":{"ips":["10.0.0.7/24"]}}`), "")
+	if err != nil || got.Pool != "p" || len(got.Static) != 1 || got.Store() != "/run/railyard/ipam.db" {
+		t.Errorf("%+v %v", got, err)
+	}
+	for text, field := range map[string]string{
+		`{"name":"n"}`: "ipam.type", `{"name":"n","ipam":{"type":"other"}}`: "ipam.type", `{"name":"n","ipam":{"type":"railyard-ipam"}}`: "ipam.pool",
+	} {
+		var f *conf.FieldError
+		if _, err := conf.ParseIPAM([]byte(text), ""); !errors.As(err, &f) || f.Field != field {
+			t.Errorf("%s: %v, want an error on %s", text, err, field)
+		}
+	}
+}
+
+func TestParseValidAttachments(t *testing.T) {
+	for text, want := range map[string]int{`null`: 0, `[]`: 0, `[{"containerID":"c","ifname":"i"}]`: 1, `[{"containerID":"c"}]`: -1, `{}`: -1} {
+		got, err := conf.ParseValidAttachments([]byte(`{"cni.dev/valid-attachments":` + text + `}`))
+		if len(got) != max(want, 0) || (err != nil) != (want < 0) {
+			t.Errorf("%s: %v %v", text, got, err)
+		}
+	}
+	if _, err := conf.ParseValidAttachments([]byte(`{}`)); err == nil {
+		t.Error("no list must not mean an empty list")
+	}
+}
+
+// TestRendered: what the renderer writes is what the parser reads.
+func TestRendered(t *testing.T) {
+	b, err := json.Marshal(conf.Config{CNIVersion: "1.0.0", Name: "n", Type: conf.Type, Kind: conf.KindMacvlan, Master: "rail0",
+		IPAM: conf.FromPool("rail0"), Capabilities: map[string]bool{conf.CapabilityIPs: true}})
+	want := `{"cniVersion":"1.0.0","name":"n","type":"railyard","kind":"macvlan","master":"rail0","ipam":{"type":"railyard-ipam","pool":"rail0"},"capabilities":{"ips":true}}`
+	if err != nil || string(b) != want {
+		t.Errorf("%s %v", b, err)
+	}
+	if s, err := conf.Parse(b, ""); err != nil || s.Pool != "rail0" {
+		t.Errorf("%+v %v", s, err)
+	}
+}
+
+// FuzzParse: no input panics; a config that is accepted keeps its promises; what Parse accepts, ParseKnown reads alike.
+func FuzzParse(f *testing.F) {
+	seeds, err := filepath.Glob("testdata/seeds/*.json")
+	if err != nil || len(seeds) == 0 {
+		f.Fatal("no seeds", err)
+	}
+	for _, name := range seeds {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, _ = conf.ParseIPAM(data, "")
+		_, _ = conf.ParseValidAttachments(data)
+		s, err := conf.Parse(data, "")
+		if err != nil {
+			var field *conf.FieldError
+			if !errors.Is(err, conf.ErrSyntax) && !errors.As(err, &field) {
+				t.Fatalf("an error of no type: %v", err)
+			}
+			return
+		}
+		k, err := conf.ParseKnown(data, "")
+		if k.Pool = s.Pool; err != nil || k != s.Known {
+			t.Fatalf("ParseKnown: %+v %v, Parse: %+v", k, err, s.Known)
+		}
+		for _, c := range s.Sysctls {
+			if p := c.Path("net1"); !strings.HasPrefix(p, "net/") || filepath.Clean(p) != p {
+				t.Fatalf("sysctl path %q", p)
+			}
+		}
+		if s.Name == "" || s.Kind == "" || s.Mode == "" || !filepath.IsAbs(s.AgentSocket) || len(s.Static) > 2 || strings.Contains(s.Master, "/") {
+			t.Fatalf("accepted: %+v", s)
+		}
+	})
+}

@@ -1,0 +1,133 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conf
+
+import (
+	"encoding/json"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+const (
+	// Type is the name of the plugin's binary.
+	Type = "railyard"
+	// IPAMType is the name of the IPAM binary. The railyard plugin serves it in process, without an exec.
+	IPAMType = "railyard-ipam"
+	// DefaultStateDir holds the node's state; it is on tmpfs, as the namespaces are that it describes.
+	DefaultStateDir = "/run/railyard"
+	// SocketName is the agent's socket in the state folder, StoreName the leases.
+	SocketName = "agent.sock"
+	StoreName  = "ipam.db"
+	// IfNamePlaceholder stands for the attachment's interface in the keys of sysctl.
+	IfNamePlaceholder = "IFNAME"
+)
+
+// The kinds of link.
+const KindMacvlan = "macvlan"
+
+// The modes of a macvlan, as ip-link(8) explains them.
+const (
+	ModeBridge   = "bridge"
+	ModePrivate  = "private"
+	ModeVEPA     = "vepa"
+	ModePassthru = "passthru"
+)
+
+// The capabilities that the plugin understands: keys of Config.Capabilities, and of runtimeConfig.
+const (
+	CapabilityIPs            = "ips"
+	CapabilityMAC            = "mac"
+	CapabilityDeviceID       = "deviceID"
+	CapabilityDeviceInfoFile = "CNIDeviceInfoFile"
+)
+
+// Config is the config of one plugin as it is written. Zero fields are left out when it is rendered.
+type Config struct {
+	CNIVersion string `json:"cniVersion,omitempty"`
+	// Name is the network's: with container ID and interface name it is the key of an attachment's lease.
+	Name string `json:"name,omitempty"`
+	Type string `json:"type"`
+
+	// Kind is the kind of link; empty means macvlan.
+	Kind string `json:"kind,omitempty"`
+	// Master is the parent link on the host: its name, an alternative name, or the PCI address of the NIC. Empty
+	// means the NIC of deviceID if that is a PCI address, or else the link of the default route.
+	Master string `json:"master,omitempty"`
+	// Mode is the macvlan mode; empty means bridge.
+	Mode string `json:"mode,omitempty"`
+	// MTU in bytes, at most the master's; 0 means the master's.
+	MTU int `json:"mtu,omitempty"`
+	// MAC is the interface's address; empty: one derived from the attachment. runtimeConfig.mac and args.cni.mac
+	// come first.
+	MAC string `json:"mac,omitempty"`
+	// BCQueueLen is the macvlan's queue of broadcasts, in packets; 0 means the kernel's default.
+	BCQueueLen uint32 `json:"bcqueuelen,omitempty"`
+	// DeviceID is the device that the kubelet gave the pod; Multus sets it. Only a PCI address means something
+	// to a macvlan.
+	DeviceID string `json:"deviceID,omitempty"`
+	// Sysctl are kernel settings under net. in the pod's namespace, e.g. net.ipv4.conf.IFNAME.arp_ignore.
+	Sysctl map[string]string `json:"sysctl,omitempty"`
+
+	// IPAM is the address management's section: PoolIPAM for Railyard's own, any other plugin's as it wants it.
+	// Without it the interface gets no address.
+	IPAM json.RawMessage `json:"ipam,omitempty"`
+	DNS  *types.DNS      `json:"dns,omitempty"`
+
+	// StateDir holds the node's journals and leases; empty: DefaultStateDir. AgentSocket is the agent's; empty:
+	// SocketName in StateDir.
+	StateDir    string `json:"stateDir,omitempty"`
+	AgentSocket string `json:"agentSocket,omitempty"`
+
+	Capabilities  map[string]bool `json:"capabilities,omitempty"`
+	RuntimeConfig *RuntimeConfig  `json:"runtimeConfig,omitempty"`
+	Args          *Args           `json:"args,omitempty"`
+
+	PrevResult       json.RawMessage `json:"prevResult,omitempty"`
+	ValidAttachments json.RawMessage `json:"cni.dev/valid-attachments,omitempty"`
+}
+
+// RuntimeConfig is what the runtime or Multus adds for one attachment, as far as Capabilities asked for it.
+type RuntimeConfig struct {
+	// IPs are static addresses, with or without a prefix length.
+	IPs      []string `json:"ips,omitempty"`
+	MAC      string   `json:"mac,omitempty"`
+	DeviceID string   `json:"deviceID,omitempty"`
+	// DeviceInfoFile is where to write the device information of the Network Plumbing Working Group's
+	// device-info-spec 1.1.0.
+	DeviceInfoFile string `json:"CNIDeviceInfoFile,omitempty"`
+}
+
+// Args is what a pod's annotation gives under cni-args.
+type Args struct {
+	CNI struct {
+		IPs []string `json:"ips,omitempty"`
+		MAC string   `json:"mac,omitempty"`
+	} `json:"cni"`
+}
+
+// List is a config list: several plugins that run one after the other on one interface.
+type List struct {
+	CNIVersion string            `json:"cniVersion"`
+	Name       string            `json:"name"`
+	Plugins    []json.RawMessage `json:"plugins"`
+}
+
+// PoolIPAM is the ipam section of Railyard's own address management.
+type PoolIPAM struct {
+	Type string `json:"type"` // IPAMType
+	// Pool is the IPPool to lease from.
+	Pool string `json:"pool"`
+	// StateDir and AgentSocket as in Config, for use behind another main plugin; empty: those of Config.
+	StateDir    string `json:"stateDir,omitempty"`
+	AgentSocket string `json:"agentSocket,omitempty"`
+}
+
+// FromPool is the ipam section that leases from the pool of that name.
+func FromPool(pool string) json.RawMessage {
+	b, err := json.Marshal(PoolIPAM{Type: IPAMType, Pool: pool})
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return b
+}

@@ -1,0 +1,180 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conf
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/utils"
+)
+
+// checkLink checks what makes the link, and fills in the defaults.
+func (s *Spec) checkLink() error {
+	var errs []error
+	if s.Kind == "" {
+		s.Kind = KindMacvlan
+	}
+	if s.Kind != KindMacvlan {
+		errs = append(errs, fieldErrorf("kind", "%.80q is unknown: write %q", s.Kind, KindMacvlan))
+	}
+	if s.Mode == "" {
+		s.Mode = ModeBridge
+	}
+	switch s.Mode {
+	case ModeBridge, ModePrivate, ModeVEPA, ModePassthru:
+	default:
+		errs = append(errs, fieldErrorf("mode", "%.80q is unknown: write %s, %s, %s or %s",
+			s.Mode, ModeBridge, ModePrivate, ModeVEPA, ModePassthru))
+	}
+	if s.MTU != 0 && (s.MTU < minMTU || s.MTU > maxMTU) {
+		errs = append(errs, fieldErrorf("mtu", "is %d: write %d to %d, or 0 for the master's", s.MTU, minMTU, maxMTU))
+	}
+	return errors.Join(append(errs, CheckMaster("master", s.Master))...)
+}
+
+// CheckMaster refuses what is neither a link's name or alternative name nor a PCI address. Empty is fine.
+func CheckMaster(field, master string) error {
+	const altIfNameSize = 128 // with the terminating zero, ALTIFNAMSIZ in include/uapi/linux/if.h
+	switch {
+	case master == "" || IsPCI(master):
+		return nil
+	case len(master) >= altIfNameSize:
+		return fieldErrorf(field, "has %d bytes: a link's name has up to 15, an alternative name up to %d", len(master), altIfNameSize-1)
+	case master == "." || master == ".." || strings.ContainsFunc(master, func(r rune) bool {
+		return r <= ' ' || r == '/' || r == ':' || r == 0x7f || r == '\uFFFD'
+	}):
+		return fieldErrorf(field, "%.130q names no link: write a link's name, an alternative name or a PCI address like 0000:3b:00.0", master)
+	}
+	return nil
+}
+
+// IsPCI says that s is a PCI address as sysfs writes it: domain:bus:device.function, in lower-case hex.
+func IsPCI(s string) bool {
+	domain, rest, _ := strings.Cut(s, ":")
+	if len(domain) < 4 || len(domain) > 8 || !hex(domain) || len(rest) != len("3b:00.0") {
+		return false
+	}
+	return hex(rest[0:2]) && rest[2] == ':' && hex(rest[3:5]) && rest[5] == '.' && rest[6] >= '0' && rest[6] <= '7'
+}
+
+func hex(s string) bool {
+	return strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// mac is the address asked for, the most particular wish first.
+func (c Config) mac() (net.HardwareAddr, error) {
+	field, text := "mac", c.MAC
+	if c.Args != nil && c.Args.CNI.MAC != "" {
+		field, text = "args.cni.mac", c.Args.CNI.MAC
+	}
+	if c.RuntimeConfig != nil && c.RuntimeConfig.MAC != "" {
+		field, text = "runtimeConfig.mac", c.RuntimeConfig.MAC
+	}
+	if text == "" {
+		return nil, nil
+	}
+	return ParseMAC(field, text)
+}
+
+// ParseMAC reads the address of one Ethernet interface.
+func ParseMAC(field, text string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(text)
+	switch {
+	case err != nil || len(mac) != 6:
+		return nil, fieldErrorf(field, "%.80q is no Ethernet address: write one like 02:00:0a:14:00:07", text)
+	case mac[0]&1 != 0:
+		return nil, fieldErrorf(field, "%s is a group's address: clear the lowest bit of its first byte", mac)
+	case !slices.ContainsFunc(mac, func(b byte) bool { return b != 0 }):
+		return nil, fieldErrorf(field, "is zero: write an address like 02:00:0a:14:00:07")
+	}
+	return mac, nil
+}
+
+// static are the addresses asked for by name: those of runtimeConfig, or else those of the pod's cni-args.
+func (c Config) static() ([]netip.Addr, error) {
+	field, list := "runtimeConfig.ips", []string(nil)
+	if c.RuntimeConfig != nil {
+		list = c.RuntimeConfig.IPs
+	}
+	if len(list) == 0 && c.Args != nil {
+		field, list = "args.cni.ips", c.Args.CNI.IPs
+	}
+	return ParseIPs(field, list)
+}
+
+// ParseIPs reads addresses with or without a prefix length, at most one a family. The length is the pool's to say
+// and is not looked at.
+func ParseIPs(field string, list []string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	var errs []error
+	for i, text := range list {
+		name := fmt.Sprintf("%s[%d]", field, i)
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			var p netip.Prefix
+			p, err = netip.ParsePrefix(text)
+			a = p.Addr()
+		}
+		switch {
+		case err != nil:
+			errs = append(errs, fieldErrorf(name, "%.80q is no address: write one like 10.20.0.7 or fd00:20::7", text))
+		case a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback():
+			errs = append(errs, fieldErrorf(name, "%s is no address for a host: write one of the pool's reserved addresses", a))
+		case slices.ContainsFunc(out, func(b netip.Addr) bool { return b.Is4() == a.Is4() }):
+			errs = append(errs, fieldErrorf(name, "%s is the second address of its family: ask for at most one of each", a))
+		default:
+			out = append(out, a)
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+func parseSysctls(m map[string]string) ([]Sysctl, error) {
+	var out []Sysctl
+	var errs []error
+	for key, value := range m {
+		field := "sysctl." + key
+		path := key
+		if !strings.Contains(key, "/") { // as sysctl(8): with a slash anywhere, dots are not separators
+			path = strings.ReplaceAll(key, ".", "/")
+		}
+		parts := strings.Split(path, "/")
+		bad := func(p string) bool { return p == "" || p == "." || p == ".." || strings.ContainsAny(p, "\x00") }
+		switch {
+		case parts[0] != "net" || len(parts) < 3 || slices.ContainsFunc(parts, bad):
+			errs = append(errs, fieldErrorf(field, "is not a setting of a network namespace: write one like net.ipv4.conf.%s.arp_ignore", IfNamePlaceholder))
+		case value == "" || strings.ContainsAny(value, "\x00\n"):
+			errs = append(errs, fieldErrorf(field, "has the value %.80q: write one line of text", value))
+		default:
+			out = append(out, Sysctl{Key: path, Value: value})
+		}
+	}
+	slices.SortFunc(out, func(a, b Sysctl) int { return strings.Compare(a.Key, b.Key) })
+	return out, errors.Join(errs...)
+}
+
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return fieldErrorf("name", "is empty: name the network")
+	case len(name) > MaxName:
+		return fieldErrorf("name", "has %d characters: use at most %d", len(name), MaxName)
+	case utils.ValidateNetworkName(name) != nil:
+		return fieldErrorf("name", "%.80q is no name: use letters, digits, dots, dashes and underscores, and begin with a letter or digit", name)
+	}
+	return nil
+}
+
+func checkPath(field, path string) error {
+	if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
+		return fieldErrorf(field, "%.80q is no absolute path: begin it with a slash", path)
+	}
+	return nil
+}
