@@ -1,0 +1,153 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+func (p *plugin) check(ctx context.Context, args dispatch.Args) error {
+	spec, err := parseSpec(args, p.StateDir)
+	if err != nil {
+		return err
+	}
+	id := idOf(args)
+	dir, lock, err := p.lock(ctx, spec.StateDir, id)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	j, err := dir.Read(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return dispatch.Errorf(dispatch.CodeUnknownContainer, "%s has no %s that was attached here", id.ContainerID, id.IfName)
+	case err != nil:
+		return journalError(err)
+	case j.Result == nil:
+		return dispatch.Errorf(dispatch.CodeDrift, "the ADD of %s died midway: a DEL or ADD cleans up", id)
+	case j.NetNS != args.NS && (j.NetNS.Dev != args.NS.Dev || j.NetNS.Ino != args.NS.Ino):
+		return dispatch.Errorf(dispatch.CodeDrift, "%s was attached in another namespace, %s", id, j.NetNS.Path)
+	}
+	result, err := dispatch.DecodeResult(j.Result, current.ImplementedSpecVersion)
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeJournal, "the result in the journal of %s: %w", id, err)
+	}
+	if err := checkPrevious(spec, args); err != nil {
+		return err
+	}
+	pod, err := openPod(args.NS)
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeNetNS, "CNI_NETNS: %w", err)
+	}
+	defer pod.close()
+	errs := []error{}
+	for _, s := range j.Steps {
+		errs = append(errs, p.checkStep(ctx, args, pod, s, result))
+	}
+	return errors.Join(errs...)
+}
+
+// checkPrevious makes sure that the result that the runtime remembers is one of this interface.
+func checkPrevious(spec conf.Spec, args dispatch.Args) error {
+	if spec.PrevResult == nil {
+		return nil
+	}
+	r, err := previous(spec, args.CNIVersion)
+	if err != nil {
+		return err
+	}
+	for _, i := range r.Interfaces {
+		if i.Name == args.IfName && i.Sandbox != "" {
+			return nil
+		}
+	}
+	return dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s: pass the result of the ADD unchanged", args.IfName)
+}
+
+func (p *plugin) checkStep(ctx context.Context, args dispatch.Args, pod *pod, s journal.Step, r *current.Result) error {
+	switch {
+	case !s.Known():
+		return dispatch.Errorf(dispatch.CodeJournal, "%w: a step is unknown to this program", journal.ErrNewer)
+	case s.Lease != nil:
+		return p.checkLease(ctx, args, *s.Lease, r)
+	case s.Delegate != nil:
+		_, err := p.foreignCall(args, s.Delegate.Type).run(ctx)
+		return err
+	case s.Link != nil:
+		return checkLink(pod, s.Link, r)
+	case s.Sysctl != nil:
+		return checkSysctl(pod, *s.Sysctl)
+	}
+	return nil // the file of device information may be moved by whom it is for
+}
+
+func checkLink(pod *pod, l *journal.Link, r *current.Result) error {
+	link, err := findMacvlan(pod.link, l)
+	switch {
+	case err != nil:
+		return err
+	case link == nil:
+		return dispatch.Errorf(dispatch.CodeDrift, "the interface %s is gone, or another is in its place", l.Name)
+	}
+	if err := compareMacvlan(link, l); err != nil {
+		return dispatch.Errorf(dispatch.CodeDrift, "%w", err)
+	}
+	mine := slices.IndexFunc(r.Interfaces, func(i *current.Interface) bool { return i.Name == l.Name && i.Mac == l.MAC })
+	var ips []*current.IPConfig
+	for _, c := range r.IPs {
+		if c.Interface != nil && *c.Interface == mine {
+			ips = append(ips, c)
+		}
+	}
+	return compareAddresses(pod.link, link, ips, l.Routes)
+}
+
+func checkSysctl(pod *pod, s journal.Sysctl) error {
+	return pod.do(func() error {
+		is, err := readSysctl(s.Path)
+		if err != nil {
+			return dispatch.Errorf(dispatch.CodeDrift, "read %s: %w", s.Path, err)
+		}
+		if is != s.Value {
+			return dispatch.Errorf(dispatch.CodeDrift, "%s is %q, it was set to %q", s.Path, is, s.Value)
+		}
+		return nil
+	})
+}
+
+// checkLease makes sure that the addresses are still the attachment's.
+func (p *plugin) checkLease(ctx context.Context, args dispatch.Args, s journal.Lease, r *current.Result) error {
+	paths := conf.Paths{StateDir: s.StateDir, AgentSocket: s.AgentSocket}
+	l, err := p.Leaser(paths).Lookup(ctx, leaseKey(args.Name, idOf(args)))
+	switch {
+	case errors.Is(err, ipam.ErrNotFound):
+		return dispatch.Errorf(dispatch.CodeDrift, "the lease is gone: %w", err)
+	case err != nil:
+		return err
+	}
+	for _, a := range l.Addresses {
+		if !slices.ContainsFunc(r.IPs, func(c *current.IPConfig) bool { return prefix(c) == a.Prefix }) {
+			return dispatch.Errorf(dispatch.CodeDrift, "%w", fmt.Errorf("the lease holds %s, which the attachment was not given", a.Prefix))
+		}
+	}
+	return nil
+}
+
+func prefix(c *current.IPConfig) netip.Prefix {
+	a, _ := netip.AddrFromSlice(c.Address.IP)
+	ones, _ := c.Address.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), ones)
+}

@@ -1,0 +1,77 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+const tempFile = ".railyard.tmp"
+
+// deviceInfo is the device information of the Network Plumbing Working Group's device-info-spec 1.1.0, section 4.
+type deviceInfo struct {
+	Type    string  `json:"type"`
+	Version string  `json:"version"`
+	PCI     pciInfo `json:"pci"`
+}
+
+type pciInfo struct {
+	Address string `json:"pci-address"`
+}
+
+// planDeviceInfo decides whether to write the file: if it is asked for and a device is known. A file of the same device
+// that is there already is the device plugin's, by way of Multus: it knows more, and is left as it is.
+func planDeviceInfo(s conf.Spec, m master) (*journal.File, string) {
+	address := s.DevicePCI
+	if address == "" {
+		address = m.pci
+	}
+	if s.DeviceInfoFile == "" || address == "" {
+		return nil, ""
+	}
+	if b, err := os.ReadFile(s.DeviceInfoFile); err == nil {
+		var there deviceInfo
+		if json.Unmarshal(b, &there) == nil && there.PCI.Address == address {
+			return nil, ""
+		}
+	}
+	return &journal.File{Path: s.DeviceInfoFile}, address
+}
+
+func writeDeviceInfo(f *journal.File, address string) error {
+	b, err := json.Marshal(deviceInfo{Type: "pci", Version: "1.1.0", PCI: pciInfo{Address: address}})
+	if err != nil {
+		return err
+	}
+	// The temporary file has a fixed name, as the attachment is locked, so that DEL finds what a dead ADD left.
+	err = os.MkdirAll(filepath.Dir(f.Path), 0o755)
+	if err == nil {
+		err = os.WriteFile(f.Path+tempFile, b, 0o644)
+	}
+	if err == nil {
+		err = os.Rename(f.Path+tempFile, f.Path)
+	}
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeIO, "write the device information: %w", err)
+	}
+	return nil
+}
+
+func removeFile(f *journal.File) error {
+	for _, name := range []string{f.Path, f.Path + tempFile} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return dispatch.Errorf(dispatch.CodeIO, "remove the device information: %w", err)
+		}
+	}
+	return nil
+}

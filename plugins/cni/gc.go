@@ -1,0 +1,147 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+// gcLockWait is short: an attachment on which somebody works at this moment is alive.
+const gcLockWait = 50 * time.Millisecond
+
+// gc undoes the attachments of the network that the runtime does not list, and then has the address management do
+// the same for leases without an attachment. Other networks are not touched.
+func (p *plugin) gc(ctx context.Context, args dispatch.Args) error {
+	known, err := conf.ParseKnown(args.Stdin, p.StateDir)
+	if err != nil {
+		return err
+	}
+	valid, err := conf.ParseValidAttachments(args.Stdin)
+	if err != nil {
+		return err
+	}
+	keep := map[journal.ID]bool{}
+	for _, v := range valid {
+		keep[journal.ID{ContainerID: v.ContainerID, IfName: v.IfName}] = true
+	}
+	dir, err := p.open(known.StateDir)
+	if err != nil {
+		return err
+	}
+	all, unreadable := dir.List()
+	errs := []error{}
+	if unreadable != nil {
+		errs = append(errs, journalError(unreadable))
+	}
+	for _, j := range all {
+		if j.Network == args.Name && !keep[j.ID()] {
+			errs = append(errs, p.collect(ctx, dir, j.ID(), args))
+		}
+	}
+	return errors.Join(append(errs, p.retain(ctx, dir, known, args, keep))...)
+}
+
+// collect undoes one attachment, unless somebody works on it.
+func (p *plugin) collect(ctx context.Context, dir *journal.Dir, id journal.ID, args dispatch.Args) error {
+	ctxLock, cancel := context.WithTimeout(ctx, gcLockWait)
+	defer cancel()
+	lock, err := dir.Lock(ctxLock, id)
+	switch {
+	case errors.Is(err, journal.ErrLocked):
+		return nil
+	case err != nil:
+		return dispatch.Errorf(dispatch.CodeIO, "%w", err)
+	}
+	defer lock.Unlock()
+	j, err := dir.Read(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return journalError(err)
+	case j.Network != args.Name:
+		return nil
+	}
+	return p.undo(ctx, dir, j, args.Path)
+}
+
+// retain passes the GC on to the address management. Railyard's own keeps what the runtime lists and what has a
+// journal by now, looked at while nobody can attach: an ADD that began since then is not robbed of its lease.
+func (p *plugin) retain(ctx context.Context, dir *journal.Dir, known conf.Known, args dispatch.Args, keep map[journal.ID]bool) error {
+	switch known.IPAMType {
+	case "":
+		return nil
+	case conf.IPAMType:
+	default:
+		_, err := p.foreignCall(args, known.IPAMType).run(ctx)
+		return err
+	}
+	ctxLock, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	lock, err := dir.LockAll(ctxLock)
+	switch {
+	case errors.Is(err, journal.ErrLocked):
+		return dispatch.Errorf(dispatch.CodeTryAgain, "the node attaches pods without a pause: %w", err)
+	case err != nil:
+		return dispatch.Errorf(dispatch.CodeIO, "%w", err)
+	}
+	defer lock.Unlock()
+	all, err := dir.List()
+	if err != nil {
+		return journalError(err)
+	}
+	for _, j := range all {
+		keep[j.ID()] = true
+	}
+	keys := []ipam.Key{}
+	for id := range keep {
+		keys = append(keys, leaseKey(args.Name, id))
+	}
+	_, err = p.Leaser(known.Paths).Retain(ctx, args.Name, keys)
+	return err
+}
+
+// status says whether an ADD could succeed now.
+func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
+	spec, err := parseSpec(args, p.StateDir)
+	if err != nil {
+		return err
+	}
+	host, err := openHandle()
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
+	}
+	defer host.Close()
+	m, err := findMaster(host, p.Sys, spec)
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
+	}
+	if _, err := m.checkMTU(spec.MTU); err != nil {
+		return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
+	}
+	if err := os.MkdirAll(spec.StateDir, 0o700); err != nil {
+		return dispatch.Errorf(dispatch.CodeNotReady, "stateDir: %w", err)
+	}
+	switch spec.IPAMType {
+	case "":
+		return nil
+	case conf.IPAMType:
+		return dispatch.StatusError(p.Leaser(spec.Paths).Ready(ctx, spec.Pool))
+	default:
+		if _, err := find(spec.IPAMType, args.Path); err != nil {
+			return dispatch.Errorf(dispatch.CodeNotReady, "ipam.type: %w", err)
+		}
+		_, err := p.foreignCall(args, spec.IPAMType).run(ctx)
+		return err
+	}
+}

@@ -1,0 +1,149 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/railyard-net/railyard/ipam"
+)
+
+// Version is the version of the format that this package writes. It reads this and all before.
+const Version = 1
+
+var (
+	// ErrDamaged: the file holds no journal of this attachment.
+	ErrDamaged = errors.New("damaged journal")
+	// ErrNewer: a newer program wrote the journal, and it must be undone by one.
+	ErrNewer = errors.New("journal of a newer version")
+)
+
+// ID names an attachment.
+type ID struct{ ContainerID, IfName string }
+
+func (id ID) String() string { return id.ContainerID + "@" + id.IfName }
+
+// Journal is what was done for one attachment, or was about to be.
+type Journal struct {
+	Version     int    `json:"version"`
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"`
+	Network     string `json:"network"`
+	// NetNS is the pod's namespace, identified so that another one at the same path is not taken for it.
+	NetNS ipam.NetNS `json:"netns"`
+	// Steps in the order of their doing; they are undone backwards.
+	Steps []Step `json:"steps"`
+	// Result is that of the ADD, at version 1.1.0 of the CNI specification; nil until the ADD was complete.
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// ID is the attachment's.
+func (j Journal) ID() ID { return ID{j.ContainerID, j.IfName} }
+
+// Step is one deed. Exactly one of its fields is set; none of them: the step is of a newer version.
+type Step struct {
+	Lease    *Lease    `json:"lease,omitempty"`
+	Delegate *Delegate `json:"delegate,omitempty"`
+	Link     *Link     `json:"link,omitempty"`
+	Sysctl   *Sysctl   `json:"sysctl,omitempty"`
+	File     *File     `json:"file,omitempty"`
+}
+
+// Known says that this version can undo the step.
+func (s Step) Known() bool {
+	return s.Lease != nil || s.Delegate != nil || s.Link != nil || s.Sysctl != nil || s.File != nil
+}
+
+// Lease is a lease of Railyard's own address management, under the attachment's key.
+type Lease struct {
+	Pool        string `json:"pool"`
+	StateDir    string `json:"stateDir"`
+	AgentSocket string `json:"agentSocket"`
+}
+
+// Delegate is the call of another plugin for addresses. Its undoing is that plugin's DEL with the same input.
+type Delegate struct {
+	Type string `json:"type"`
+	// Path is CNI_PATH, Args CNI_ARGS, and Config the stdin of the ADD.
+	Path   string          `json:"path"`
+	Args   string          `json:"args,omitempty"`
+	Config json.RawMessage `json:"config"`
+}
+
+// Link is the interface in the pod.
+type Link struct {
+	Kind string `json:"kind"`
+	Mode string `json:"mode"`
+	Name string `json:"name"`
+	// MAC is how the link is known for ours until Index is, and if the pod renames it.
+	MAC string `json:"mac"`
+	MTU int    `json:"mtu"`
+	// Parent is the index of the link on the host that it stands on, Master that link's name.
+	Parent int    `json:"parent"`
+	Master string `json:"master"`
+	// Index in the pod, and the routes added over the link: known when the ADD is complete.
+	Index  int            `json:"index,omitempty"`
+	Routes []*types.Route `json:"routes,omitempty"`
+}
+
+// Sysctl is a kernel setting in the pod's namespace.
+type Sysctl struct {
+	Path  string `json:"path"` // under /proc/sys
+	Value string `json:"value"`
+	// Old is what to restore, and nil where the setting goes with the interface.
+	Old *string `json:"old,omitempty"`
+}
+
+// File is a file written for others.
+type File struct {
+	Path string `json:"path"`
+}
+
+// Decode reads the journal of the attachment id. Errors wrap ErrDamaged or ErrNewer.
+func Decode(data []byte, id ID) (Journal, error) {
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return Journal{}, fmt.Errorf("%w of %s: %w", ErrDamaged, id, err)
+	}
+	if head.Version < 1 {
+		return Journal{}, fmt.Errorf("%w of %s: no version in it", ErrDamaged, id)
+	}
+	if head.Version > Version {
+		return Journal{}, fmt.Errorf("%w: %s has version %d, this program knows %d", ErrNewer, id, head.Version, Version)
+	}
+	var j Journal
+	if err := json.Unmarshal(data, &j); err != nil {
+		return Journal{}, fmt.Errorf("%w of %s: %w", ErrDamaged, id, err)
+	}
+	if j.ID() != id {
+		return Journal{}, fmt.Errorf("%w of %s: it is that of %s", ErrDamaged, id, j.ID())
+	}
+	for i, s := range j.Steps {
+		if s.Link == nil {
+			continue
+		}
+		for _, r := range s.Link.Routes {
+			if r == nil || r.Dst.IP == nil || r.Dst.Mask == nil {
+				return Journal{}, fmt.Errorf("%w of %s: step %d has a route without a destination", ErrDamaged, id, i)
+			}
+		}
+	}
+	return j, nil
+}
+
+// Encode gives the bytes that Decode reads.
+func Encode(j Journal) ([]byte, error) {
+	j.Version = Version
+	b, err := json.Marshal(j)
+	if err != nil {
+		return nil, fmt.Errorf("encode the journal of %s: %w", j.ID(), err)
+	}
+	return b, nil
+}

@@ -1,0 +1,154 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+// master is the link on the host that an attachment stands on.
+type master struct {
+	link netlink.Link
+	// pci is its PCI address, or empty.
+	pci string
+}
+
+func (m master) name() string { return m.link.Attrs().Name }
+func (m master) mtu() int     { return m.link.Attrs().MTU }
+
+// parent is the index that a macvlan on this master shows as its parent's: the kernel puts a macvlan on a macvlan
+// beside it, on the same device below (macvlan_common_newlink).
+func (m master) parent() int {
+	if a := m.link.Attrs(); m.link.Type() == "macvlan" && a.ParentIndex != 0 {
+		return a.ParentIndex
+	}
+	return m.link.Attrs().Index
+}
+
+// findMaster resolves the config's master.
+func findMaster(h *netlink.Handle, sys fs.FS, s conf.Spec) (master, error) {
+	var name string
+	var err error
+	switch {
+	case conf.IsPCI(s.Master):
+		name, err = byPCI(sys, "master", s.Master)
+	case s.Master != "":
+		name = s.Master
+	case s.DevicePCI != "":
+		name, err = byPCI(sys, "deviceID", s.DevicePCI)
+	default:
+		return defaultMaster(h, sys)
+	}
+	if err != nil {
+		return master{}, err
+	}
+	link, err := h.LinkByName(name)
+	switch {
+	case linkGone(err):
+		return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: the host has no link %s: write a link's name, an alternative name or a PCI address of this node", name)
+	case err != nil:
+		return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: look for %s: %w", name, err)
+	}
+	return ethernet(link, sys)
+}
+
+func ethernet(link netlink.Link, sys fs.FS) (master, error) {
+	a := link.Attrs()
+	if a.EncapType != "ether" || a.Flags&net.FlagLoopback != 0 {
+		return master{}, dispatch.Errorf(dispatch.CodeConfig, "master: %s is no Ethernet link (%s): a macvlan stands on Ethernet only", a.Name, a.EncapType)
+	}
+	m := master{link: link}
+	if target, err := fs.ReadLink(sys, path.Join("class/net", a.Name, "device")); err == nil && conf.IsPCI(path.Base(target)) {
+		m.pci = path.Base(target)
+	}
+	return m, nil
+}
+
+// byPCI is the name of the one link of the PCI function.
+func byPCI(sys fs.FS, field, address string) (string, error) {
+	entries, err := fs.ReadDir(sys, path.Join("bus/pci/devices", address, "net"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: the host has no network link on PCI address %s", field, address)
+	case err != nil:
+		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: look for the link of PCI address %s: %w", field, address, err)
+	case len(entries) != 1:
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: PCI address %s has the links %v: name one of them", field, address, names)
+	}
+	return entries[0].Name(), nil
+}
+
+// defaultMaster is the link of the default route, IPv4's before IPv6's, the one with the least metric.
+func defaultMaster(h *netlink.Handle, sys fs.FS) (master, error) {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: look for the default route: %w", err)
+		}
+		var best *netlink.Route
+		for i, r := range routes {
+			if r.Dst != nil {
+				if ones, _ := r.Dst.Mask.Size(); ones != 0 || !r.Dst.IP.IsUnspecified() {
+					continue
+				}
+			}
+			if index(r) != 0 && (best == nil || r.Priority < best.Priority) {
+				best = &routes[i]
+			}
+		}
+		if best == nil {
+			continue
+		}
+		link, err := h.LinkByIndex(index(*best))
+		if err != nil {
+			return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: look for the default route's link: %w", err)
+		}
+		return ethernet(link, sys)
+	}
+	return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: is empty and the host has no default route: name a link")
+}
+
+func index(r netlink.Route) int {
+	if r.LinkIndex == 0 && len(r.MultiPath) > 0 {
+		return r.MultiPath[0].LinkIndex
+	}
+	return r.LinkIndex
+}
+
+// bringUp makes sure that the master is up.
+func (m master) bringUp(h *netlink.Handle) error {
+	if m.link.Attrs().Flags&net.FlagUp != 0 {
+		return nil
+	}
+	if err := h.LinkSetUp(m.link); err != nil {
+		return dispatch.Errorf(dispatch.CodeMaster, "master: %s is down and cannot be brought up: %w", m.name(), err)
+	}
+	return nil
+}
+
+// checkMTU gives the MTU of a link on the master.
+func (m master) checkMTU(want int) (int, error) {
+	switch {
+	case want == 0:
+		return m.mtu(), nil
+	case want > m.mtu():
+		return 0, fmt.Errorf("%w", &conf.FieldError{Field: "mtu", Detail: fmt.Sprintf(
+			"is %d, more than the %d of master %s: write at most that, or raise the master's", want, m.mtu(), m.name())})
+	}
+	return want, nil
+}

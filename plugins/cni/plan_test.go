@@ -1,0 +1,132 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+)
+
+func testMaster() master {
+	a := netlink.NewLinkAttrs()
+	a.Name, a.Index, a.MTU, a.HardwareAddr = "rail0", 7, 9000, net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	return master{link: &netlink.Veth{LinkAttrs: a}}
+}
+
+func TestPlanMacvlan(t *testing.T) {
+	id := journal.ID{ContainerID: "c", IfName: "net1"}
+	derived := deriveMAC(id).String()
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	for name, c := range map[string]struct {
+		spec      conf.Spec
+		want      *journal.Link
+		wantField string
+	}{
+		"defaults":         {spec: conf.Spec{Mode: "bridge"}, want: &journal.Link{Mode: "bridge", MTU: 9000, MAC: derived}},
+		"all":              {spec: conf.Spec{Mode: "vepa", MTU: 1500, MAC: mac}, want: &journal.Link{Mode: "vepa", MTU: 1500, MAC: mac.String()}},
+		"passthru":         {spec: conf.Spec{Mode: "passthru"}, want: &journal.Link{Mode: "passthru", MTU: 9000, MAC: "02:00:00:00:00:01"}},
+		"passthru and MAC": {spec: conf.Spec{Mode: "passthru", MAC: mac}, wantField: "mac"},
+		"MTU":              {spec: conf.Spec{Mode: "bridge", MTU: 9001}, wantField: "mtu"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := planMacvlan(c.spec, testMaster(), id)
+			var field *conf.FieldError
+			if errors.As(err, &field) != (c.wantField != "") || field != nil && field.Field != c.wantField {
+				t.Fatalf("%v, want an error on %q", err, c.wantField)
+			}
+			if c.want != nil {
+				c.want.Kind, c.want.Name, c.want.Parent, c.want.Master = conf.KindMacvlan, "net1", 7, "rail0"
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDeriveMAC(t *testing.T) {
+	seen := map[string]bool{}
+	for _, id := range []journal.ID{{ContainerID: "a", IfName: "b"}, {ContainerID: "a", IfName: "c"}, {ContainerID: "b", IfName: "b"}} {
+		mac := deriveMAC(id)
+		if mac[0]&3 != 2 || seen[mac.String()] || mac.String() != deriveMAC(id).String() {
+			t.Errorf("%s: %s", id, mac)
+		}
+		seen[mac.String()] = true
+	}
+}
+
+// A macvlan on a macvlan stands beside it: what it shows as its parent is the device below.
+func TestParent(t *testing.T) {
+	if got := testMaster().parent(); got != 7 {
+		t.Error(got)
+	}
+	if got := (master{link: &netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Index: 9, ParentIndex: 7}}}).parent(); got != 7 {
+		t.Error(got)
+	}
+}
+
+func TestFromLease(t *testing.T) {
+	a := fromLease(ipam.Lease{
+		Addresses: []ipam.Address{{Prefix: netip.MustParsePrefix("10.0.0.7/8"), Gateway: netip.MustParseAddr("10.0.0.1")}, {Prefix: netip.MustParsePrefix("fd00::7/64")}},
+		Routes:    []ipam.Route{{Dst: netip.MustParsePrefix("10.9.0.0/16")}, {Dst: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("fd00::1")}},
+	})
+	r := a.appendTo(&current.Result{CNIVersion: "1.1.0", Interfaces: []*current.Interface{{Name: "x"}}}, &current.Interface{Name: "net1"}, conf.Spec{})
+	b, err := json.Marshal(r)
+	want := `{"cniVersion":"1.1.0","interfaces":[{"name":"x"},{"name":"net1"}],` +
+		`"ips":[{"address":"10.0.0.7/8","gateway":"10.0.0.1","interface":1},{"address":"fd00::7/64","interface":1}],` +
+		`"routes":[{"dst":"10.9.0.0/16"},{"dst":"::/0","gw":"fd00::1"}]}`
+	if string(b) != want || err != nil || !a.has6() {
+		t.Errorf("%s %v, want\n%s", b, err, want)
+	}
+	if a.install[0].GW != nil {
+		t.Error("a route of ours without a next hop is on the link")
+	}
+}
+
+// A route of another plugin's without a next hop goes to the first gateway of its family.
+func TestFromResult(t *testing.T) {
+	cidr := func(s string) net.IPNet {
+		_, n, err := net.ParseCIDR(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *n
+	}
+	r := &current.Result{
+		IPs:    []*current.IPConfig{{Address: cidr("10.0.0.0/8")}, {Address: cidr("10.0.0.0/8"), Gateway: net.ParseIP("10.0.0.1")}, {Address: cidr("fd00::/64")}},
+		Routes: []*types.Route{{Dst: cidr("0.0.0.0/0")}, {Dst: cidr("::/0")}, {Dst: cidr("10.9.0.0/16"), GW: net.ParseIP("10.0.0.9")}},
+	}
+	a := fromResult(r)
+	if got := []string{a.install[0].GW.String(), a.install[1].GW.String(), a.install[2].GW.String()}; !cmp.Equal(got, []string{"10.0.0.1", "<nil>", "10.0.0.9"}) {
+		t.Error(got)
+	}
+	if r.Routes[0].GW != nil {
+		t.Error("the result itself is to stay as it came")
+	}
+}
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	for path, ok := range map[string]bool{"": false, dir: false, ":" + filepath.Dir(dir): false} {
+		if _, err := find("x", path); (err == nil) != ok || !errors.Is(err, errNoPlugin) {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	if _, err := find("../sh", "/bin/x:/bin"); !errors.Is(err, errNoPlugin) {
+		t.Errorf("a path for a name: %v", err)
+	}
+}

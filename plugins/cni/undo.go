@@ -1,0 +1,113 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+// undo undoes a journal's steps, the last one first, and removes it. A step that fails does not keep the others from
+// being undone; it keeps the journal, for the next call to try again. The lock must be held. The cniPath is
+// where other plugins are now; the folder of the ADD is tried after it.
+func (p *plugin) undo(ctx context.Context, dir *journal.Dir, j journal.Journal, cniPath string) error {
+	ctx = context.WithoutCancel(ctx) // what is begun is ended
+	u := undoing{plugin: p, journal: j, path: cniPath}
+	defer u.close()
+	u.openPod()
+	var errs []error
+	for i := len(j.Steps) - 1; i >= 0; i-- {
+		p.Hit(fmt.Sprintf("undo:%d", i))
+		if err := u.step(ctx, j.Steps[i]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	p.Hit("undo:done")
+	if err := dir.Remove(j.ID()); err != nil {
+		return dispatch.Errorf(dispatch.CodeIO, "%w", err)
+	}
+	p.Hit("undo:removed")
+	return nil
+}
+
+type undoing struct {
+	*plugin
+	journal journal.Journal
+	path    string
+	// pod is nil where the namespace is gone; then openErr is nil too. It says why a living one cannot be used.
+	pod     *pod
+	openErr error
+}
+
+func (u *undoing) openPod() {
+	if u.journal.NetNS.Path == "" {
+		return
+	}
+	pod, err := openPod(u.journal.NetNS)
+	switch {
+	case err == nil:
+		u.pod = pod
+	case !u.journal.NetNS.Gone() && !errors.Is(err, fs.ErrNotExist):
+		u.openErr = dispatch.Errorf(dispatch.CodeNetNS, "%w", err)
+	}
+}
+
+func (u *undoing) close() {
+	if u.pod != nil {
+		u.pod.close()
+	}
+}
+
+func (u *undoing) step(ctx context.Context, s journal.Step) error {
+	switch {
+	case s.Link != nil && s.Link.Kind != conf.KindMacvlan, !s.Known():
+		return dispatch.Errorf(dispatch.CodeJournal, "%w: a step of %s is unknown to this program: call the version that made it", journal.ErrNewer, u.journal.ID())
+	case s.Lease != nil:
+		u.release(ctx, *s.Lease)
+		return nil
+	case s.Delegate != nil:
+		return u.delegate(ctx, *s.Delegate)
+	case s.File != nil:
+		return removeFile(s.File)
+	case u.pod == nil: // the rest lives in the pod, and died with it
+		return u.openErr
+	case s.Link != nil:
+		return delMacvlan(u.pod.link, s.Link)
+	case s.Sysctl.Old == nil:
+		return nil
+	}
+	return u.pod.set([]journal.Sysctl{{Path: s.Sysctl.Path, Value: *s.Sysctl.Old}})
+}
+
+// release ends the lease, or leaves it to the agent, which ends it when the namespace is gone.
+func (u *undoing) release(ctx context.Context, l journal.Lease) {
+	ctx, cancel := context.WithTimeout(ctx, releaseWait)
+	defer cancel()
+	paths := conf.Paths{StateDir: l.StateDir, AgentSocket: l.AgentSocket}
+	if err := u.Leaser(paths).Release(ctx, leaseKey(u.journal.Network, u.journal.ID())); err != nil {
+		u.Log.Warn("a lease could not be released; the agent will when the namespace is gone",
+			"network", u.journal.Network, "containerID", u.journal.ContainerID, "ifName", u.journal.IfName, "error", err)
+	}
+}
+
+func (u *undoing) delegate(ctx context.Context, d journal.Delegate) error {
+	call := foreign{
+		name: d.Type, verb: "DEL", path: u.path, args: d.Args, stdin: d.Config, environ: u.Environ,
+		containerID: u.journal.ContainerID, netns: u.journal.NetNS.Path, ifName: u.journal.IfName,
+	}
+	if _, err := find(d.Type, call.path); err != nil {
+		call.path = d.Path
+	}
+	_, err := call.run(ctx)
+	return err
+}
