@@ -1,0 +1,115 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
+)
+
+// Connect makes the client and the cache of a node's agent. It sends no request: the agent starts while the API
+// server is down.
+func Connect(cfg *rest.Config, node string) (client.Client, cache.Cache, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, nil, err
+	}
+	web, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to the API server: %w", err)
+	}
+	mapper := newMapper()
+	direct, err := client.New(cfg, client.Options{HTTPClient: web, Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to the API server: %w", err)
+	}
+	watched, err := cache.New(cfg, cache.Options{
+		HTTPClient: web, Scheme: scheme, Mapper: mapper,
+		ReaderFailOnMissingInformer: true, // a read must never start a watch of more than this
+		DefaultTransform:            strip,
+		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.IPPool{}:  {},
+			&v1alpha1.IPBlock{}: {Label: labels.SelectorFromSet(labels.Set{v1alpha1.NodeLabel(node): ""})},
+			nodeObject():        {Field: fields.OneTermEqualSelector(metav1.ObjectNameField, node)},
+		},
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the watch cache: %w", err)
+	}
+	return direct, watched, nil
+}
+
+var nodeKind = schema.GroupVersionKind{Version: "v1", Kind: "Node"}
+
+// nodeObject is a Node of which only the metadata are read.
+func nodeObject() *metav1.PartialObjectMetadata {
+	o := &metav1.PartialObjectMetadata{}
+	o.SetGroupVersionKind(nodeKind)
+	return o
+}
+
+// newMapper knows the three kinds that the agent reads, so that no discovery is asked for them.
+func newMapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion, nodeKind.GroupVersion()})
+	m.Add(v1alpha1.GroupVersion.WithKind("IPPool"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("IPBlock"), meta.RESTScopeRoot)
+	m.Add(nodeKind, meta.RESTScopeRoot)
+	return m
+}
+
+// strip drops from what is cached the parts that nobody here reads: they would be most of it.
+func strip(obj any) (any, error) {
+	o, ok := obj.(metav1.Object)
+	if !ok {
+		return obj, nil // a tombstone
+	}
+	o.SetManagedFields(nil)
+	o.SetAnnotations(nil)
+	if b, ok := obj.(*v1alpha1.IPBlock); ok {
+		b.Status = v1alpha1.IPBlockStatus{} // the leases themselves are in the store
+	}
+	return obj, nil
+}
+
+// watch has every change of what is watched wake sync.
+func (a *Agent) watch(ctx context.Context) error {
+	for _, obj := range []client.Object{&v1alpha1.IPPool{}, &v1alpha1.IPBlock{}, nodeObject()} {
+		inf, err := a.cfg.Cache.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", obj, err)
+		}
+		if _, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { a.wake() },
+			DeleteFunc: func(any) { a.wake() },
+			UpdateFunc: func(was, is any) {
+				if !sameBlock(was, is) {
+					a.wake()
+				}
+			},
+		}); err != nil {
+			return fmt.Errorf("watch %T: %w", obj, err)
+		}
+	}
+	return nil
+}
+
+// sameBlock: an update that is the mirror's only, which there are many of.
+func sameBlock(was, is any) bool {
+	x, ok := was.(*v1alpha1.IPBlock)
+	y, ok2 := is.(*v1alpha1.IPBlock)
+	return ok && ok2 && x.UID == y.UID && x.Generation == y.Generation
+}

@@ -1,0 +1,213 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
+	"github.com/railyard-net/railyard/test/cluster"
+)
+
+// newNetNS makes a named network namespace in dir, as a runtime does, with an address on its loopback link.
+func newNetNS(t testing.TB, dir, name string, addresses ...string) (path string, remove func()) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("network namespaces are made by root: run the tests as root")
+	}
+	path = filepath.Join(dir, name)
+	if err := os.WriteFile(path, nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			for _, a := range addresses {
+				ip := net.ParseIP(a)
+				bits := 128
+				if ip.To4() != nil {
+					bits = 32
+				}
+				addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(bits, bits)}}
+				if err := netlink.AddrAdd(lo, addr); err != nil {
+					return fmt.Errorf("add %s: %w", a, err)
+				}
+			}
+			return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	remove = func() {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			t.Error(err)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(remove)
+	return path, remove
+}
+
+func TestAddressesInUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path, _ := newNetNS(t, dir, "one", "10.77.0.1", "fd77::1")
+	if err := os.WriteFile(filepath.Join(dir, "no-namespace"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := addressesInUse(t.Context(), []string{dir, dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"10.77.0.1", "fd77::1"} {
+		n := 0
+		for _, f := range got {
+			if f.addr.String() == want {
+				n++
+				if f.netns.Path != path || f.ifName != "lo" {
+					t.Errorf("%s is found in %s on %s, want %s on lo", want, f.netns.Path, f.ifName, path)
+				}
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s is found %d times, want once", want, n)
+		}
+	}
+}
+
+func TestLeaseEndsWithItsNamespace(t *testing.T) {
+	t.Parallel()
+	pool := shared.pool(t, nil)
+	a := start(t, "collector", agentOptions{config: func(c *Config) {
+		c.GCInterval, c.GCGrace, c.ReleaseAfter = 20*time.Millisecond, 50*time.Millisecond, time.Nanosecond
+	}})
+	dir := t.TempDir()
+	lease := func(name string) (remove func()) {
+		path, remove := newNetNS(t, dir, name)
+		req := request(pool, name)
+		var err error
+		if req.NetNS, err = ipam.StatNetNS(path); err != nil {
+			t.Fatal(err)
+		}
+		mustLease(t, a, req)
+		return remove
+	}
+	endA, endB := lease("a"), lease("b")
+	endA()
+	cluster.Eventually(t, "the lease of the namespace that is gone ends", func() error {
+		if _, err := a.Lookup(t.Context(), request(pool, "a").Key); !errors.Is(err, ipam.ErrNotFound) {
+			return fmt.Errorf("Lookup: %w", err)
+		}
+		return nil
+	})
+	if _, err := a.Lookup(t.Context(), request(pool, "b").Key); err != nil {
+		t.Errorf("the lease of a live namespace: %v", err)
+	}
+	endB()
+	shared.noBlocks(t, pool)
+	shared.check(t, pool, a)
+}
+
+// TestStoreLostUnderLivePods: the store is gone, the namespaces and the API are not.
+func TestStoreLostUnderLivePods(t *testing.T) {
+	t.Parallel()
+	pool := shared.pool(t, func(s *v1alpha1.IPPoolSpec) {
+		s.IPv4 = &v1alpha1.Subnet{Subnet: "10.0.0.0/29", BlockSize: 4} // .1 to .6
+	})
+	spaces := t.TempDir()
+	o := agentOptions{config: func(c *Config) {
+		c.NamespaceDirs = []string{spaces}
+		c.MirrorInterval = 20 * time.Millisecond
+		c.GCInterval, c.GCGrace, c.ReleaseAfter = 20*time.Millisecond, 20*time.Millisecond, time.Nanosecond
+	}}
+	a := start(t, "amnesia", o)
+	known := mustLease(t, a, request(pool, "known"))
+	cluster.Eventually(t, "the lease is mirrored", func() error {
+		_, _, err := a.read(t.Context(), shared.blocks(t, pool)[0].Name)
+		obj, _, err2 := a.read(t.Context(), shared.blocks(t, pool)[0].Name)
+		if err := errors.Join(err, err2); err != nil {
+			return err
+		}
+		if len(obj.Status.Leases) != 1 {
+			return fmt.Errorf("status is %+v", obj.Status)
+		}
+		return nil
+	})
+	unknown := mustLease(t, a, request(pool, "unknown"))
+	a.stop()
+	newNetNS(t, spaces, "known", addrs(known)...)
+	_, endUnknown := newNetNS(t, spaces, "unknown", addrs(unknown)...)
+	if err := os.Remove(filepath.Join(a.dir, "ipam.db")); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, "amnesia", o) // a new store in a new folder
+	var given []string
+	for i := 0; ; i++ {
+		l, err := b.Lease(t.Context(), request(pool, fmt.Sprint("new-", i)))
+		if errors.Is(err, ipam.ErrPoolFull) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		given = append(given, addrs(l)...)
+	}
+	if len(given) != 4 || slices.Contains(given, addrs(known)[0]) || slices.Contains(given, addrs(unknown)[0]) {
+		t.Errorf("given %v, want the 4 addresses that are neither %v nor %v", given, addrs(known), addrs(unknown))
+	}
+	l, err := b.Lookup(t.Context(), request(pool, "known").Key)
+	if err != nil || !slices.Equal(addrs(l), addrs(known)) {
+		t.Errorf("Lookup of what the mirror knew: %v, %v; want %v", addrs(l), err, addrs(known))
+	}
+	shared.check(t, pool, b)
+	// What nobody remembers ends with its namespace.
+	endUnknown()
+	cluster.Eventually(t, "the recovered lease ends", func() error {
+		leases, err := b.store.Leases()
+		if n := len(leases); err != nil || n != 5 {
+			return fmt.Errorf("%d leases, %w", n, err)
+		}
+		return nil
+	})
+}
+
+// TestReboot: another boot, no namespaces, and the same blocks.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	pool := shared.pool(t, nil)
+	a := start(t, "reboot", agentOptions{boot: "first"})
+	mustLease(t, a, request(pool, "x"))
+	before := shared.blocks(t, pool)
+	a.stop()
+	b := start(t, "reboot", agentOptions{boot: "second", dir: a.dir})
+	mustLease(t, b, request(pool, "y"))
+	after := shared.blocks(t, pool)
+	if len(before) != len(after) || before[0].Shares[0].Session == after[0].Shares[0].Session {
+		t.Errorf("blocks after the reboot: %+v, want those from before, %+v, with the new session", after, before)
+	}
+	shared.check(t, pool, b)
+}

@@ -1,0 +1,119 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
+	"github.com/railyard-net/railyard/ipam/iprange"
+	"github.com/railyard-net/railyard/ipam/store"
+)
+
+// recoveredNetwork is the network of a lease whose attachment nobody remembers. Only its namespace ends it.
+const recoveredNetwork = "recovered"
+
+// taken is a share that this session carries, but of which the store may not know who uses it: it was another
+// session's, or a crash or a lost answer came between the write and the grant.
+type taken struct {
+	holding store.Holding
+	// mirror is what the block's status remembers of the leases, which may be nothing or old.
+	mirror []v1alpha1.BlockLease
+}
+
+// takeOver grants such shares, after it has leased to the live namespaces what they use.
+// The scan comes after the fence: what the old session could do, it has done.
+func (a *Agent) takeOver(ctx context.Context, shares []taken) error {
+	if len(shares) == 0 {
+		return nil
+	}
+	inUse, err := addressesInUse(ctx, a.cfg.NamespaceDirs)
+	if err != nil {
+		return fmt.Errorf("look for addresses in use, before any other is leased: %w", err)
+	}
+	var errs []error
+	for _, t := range shares {
+		n, err := a.grantAround(ctx, t, inUse)
+		errs = append(errs, err)
+		a.metrics.recovered.Add(float64(n))
+		a.log.InfoContext(ctx, "share taken over", "block", t.holding.Block, "addressesInUse", n)
+	}
+	return errors.Join(errs...)
+}
+
+// grantAround grants t with the addresses in use leased. They are granted first and alone, and leased, so that at
+// no point in between another attachment can be given one of them.
+func (a *Agent) grantAround(ctx context.Context, t taken, inUse []found) (int, error) {
+	leases := recoveredLeases(t, inUse)
+	a.leasing.Lock()
+	defer a.leasing.Unlock()
+	if len(leases) > 0 {
+		only := t.holding
+		only.Ranges = nil
+		for _, l := range leases {
+			only.Ranges = append(only.Ranges, iprange.Of(l.Addresses[0].Prefix.Addr()))
+		}
+		if err := a.store.Grant(only); err != nil {
+			return 0, err
+		}
+	}
+	n := 0
+	for _, l := range leases {
+		err := a.store.Restore(l)
+		if errors.Is(err, ipam.ErrInvalid) { // what the mirror remembers contradicts what is leased: go by the namespace
+			l.Key = namespaceKey(l.NetNS, l.Key.IfName)
+			err = a.store.Restore(l)
+		}
+		if errors.Is(err, ipam.ErrTaken) {
+			continue // leased already
+		}
+		if err != nil {
+			return n, fmt.Errorf("restore %s of namespace %s: %w", l.Addresses[0].Prefix.Addr(), l.NetNS.Path, err)
+		}
+		n++
+		a.log.InfoContext(ctx, "address in use leased again", "address", l.Addresses[0].Prefix.Addr(), "network", l.Key.Network,
+			"containerID", l.Key.ContainerID, "ifName", l.Key.IfName, "netns", l.NetNS.Path)
+	}
+	return n, a.store.Grant(t.holding)
+}
+
+// recoveredLeases has one lease of one address for each address of t that is in use, under the key that the mirror
+// remembers, or else one of the namespace's. An address found twice is leased to the first.
+func recoveredLeases(t taken, inUse []found) []ipam.Lease {
+	keys := map[string]v1alpha1.BlockLease{}
+	for _, m := range t.mirror {
+		keys[m.Address] = m
+	}
+	seen := map[netip.Addr]bool{}
+	var out []ipam.Lease
+	for _, f := range inUse {
+		mine := slices.ContainsFunc(t.holding.Ranges, func(r iprange.Range) bool { return r.Contains(f.addr) })
+		if !mine || seen[f.addr] {
+			continue
+		}
+		seen[f.addr] = true
+		l := ipam.Lease{
+			Key: namespaceKey(f.netns, f.ifName), Pool: t.holding.Pool, NetNS: f.netns,
+			Addresses: []ipam.Address{{Prefix: netip.PrefixFrom(f.addr, f.addr.BitLen())}},
+		}
+		if m, ok := keys[f.addr.String()]; ok {
+			k := ipam.Key{Network: m.Network, ContainerID: m.ContainerID, IfName: m.IfName}
+			if k.Validate() == nil {
+				l.Key, l.Pod = k, ipam.Pod{Namespace: m.Namespace, Name: m.Pod}
+			}
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+func namespaceKey(n ipam.NetNS, ifName string) ipam.Key {
+	return ipam.Key{Network: recoveredNetwork, ContainerID: "netns-" + strconv.FormatUint(n.Ino, 10), IfName: ifName}
+}
