@@ -1,0 +1,99 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/railyard-net/railyard/test/cluster"
+)
+
+// upstreamNetwork needs nothing of ours, so that this test says whether the demo's own parts work.
+const upstreamNetwork = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: rail, namespace: default}
+spec:
+  config: '{"cniVersion": "1.0.0", "type": "macvlan", "master": "rail0", "capabilities": {"ips": true}, "ipam": {"type": "static"}}'
+`
+
+func TestKubelet(t *testing.T) {
+	ctx := t.Context()
+	d := newTestDemo(t)
+	// Two on nodes of their own, and one that is bound to a node in turn.
+	for i, node := range []string{"node-1", "node-2", ""} {
+		ips := fmt.Sprintf(`[{"name":"rail","ips":["192.0.2.%d/24","2001:db8::%d/64"]}]`, i+1, i+1)
+		if err := d.createPod(ctx, fmt.Sprintf("p%d", i+1), node, ips); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rails []podRail
+	if err := d.await(ctx, "pods", func(ctx context.Context) (err error) { rails, err = d.rails(ctx, 3); return err }); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rails {
+		if err := r.checkLink(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Unlike ours, the upstream plugin answers before duplicate address detection is done.
+	var pings int
+	if err := d.await(ctx, "pings", func(ctx context.Context) (err error) { pings, err = pingAll(ctx, rails); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if pings != 12 {
+		t.Errorf("%d pings, want 12", pings)
+	}
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	nobody := []netip.Addr{netip.MustParseAddr("192.0.2.99")}
+	if err := ping(short, rails[0].sandbox.host.Node, rails[0].sandbox.netns, railLink, rails[0].addrs[0], nobody); err == nil {
+		t.Error("a ping to nobody was answered")
+	}
+
+	if err := d.deletePods(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range d.hosts {
+		if err := checkLeftOnNode(h); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// newTestDemo is a demo as far as the pods' network goes: an API, nodes and the kubelet.
+func newTestDemo(t *testing.T) *demo {
+	t.Helper()
+	ctx := t.Context()
+	api := cluster.NewAPI(t, nadCRD)
+	if err := api.ApplyYAML(ctx, multusRBAC+"---"+upstreamNetwork); err != nil {
+		t.Fatal(err)
+	}
+	d := &demo{out: newProgress(io.Discard), api: api, network: network{namespace: "default", name: "rail", families: 2}}
+	for i, n := range cluster.NewNodes(t, api, "node-1", "node-2") {
+		h, err := newHost(ctx, n, api, i+1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.cniPath = filepath.Join(string(api.Tools()), "cni")
+		d.hosts = append(d.hosts, h)
+	}
+	d.kubelet = newKubelet(api.Client(), d.hosts)
+	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error)
+	go func() { done <- d.kubelet.run(runCtx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
