@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -227,7 +228,7 @@ func TestRun(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, args, env(), io.Discard, &log) }()
 	cluster.Eventually(t, "the agent serves", func() error {
-		if log.value("serving", "socket") == "" {
+		if log.value("serving", "socket") == "" || log.value("serving metrics and health", "address") == "" {
 			return errors.New(log.String())
 		}
 		return nil
@@ -284,7 +285,8 @@ func TestRun(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the agent does not stop")
 	}
-	if _, err := os.Stat(filepath.Join(dir, "agent.sock")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is left: %v", err)
+	if c, err := net.Dial("unix", filepath.Join(dir, "agent.sock")); err == nil {
+		t.Error("somebody still listens")
+		_ = c.Close()
 	}
 }
