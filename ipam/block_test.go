@@ -5,6 +5,7 @@ package ipam_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -116,6 +117,21 @@ func TestStatNetNSRefuses(t *testing.T) {
 	}
 }
 
+// /proc/self means another file to the next process that looks, and /var/run need not be there in a container.
+func TestStatNetNSFollowsFolders(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("/proc/self/ns", link); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
+	for _, path := range []string{"/proc/self/ns/net", filepath.Join(link, "net")} {
+		if n, err := ipam.StatNetNS(path); err != nil || n.Path != want {
+			t.Errorf("%s: got %s, %v, want %s", path, n.Path, err, want)
+		}
+	}
+}
+
 func TestNetNSGone(t *testing.T) {
 	self, err := ipam.StatNetNS("/proc/self/ns/net")
 	if err != nil {
@@ -168,6 +184,7 @@ func TestRequestValidate(t *testing.T) {
 		"zero byte":         {func(r *ipam.Request) { r.Key.ContainerID = "a\x00b" }, "containerID"},
 		"no container":      {func(r *ipam.Request) { r.Key.ContainerID = "" }, "containerID"},
 		"no interface":      {func(r *ipam.Request) { r.Key.IfName = "" }, "ifName"},
+		"not UTF-8":         {func(r *ipam.Request) { r.Key.ContainerID = "c\xff" }, "containerID"},
 		"newline":           {func(r *ipam.Request) { r.Key.IfName = "net1\n" }, "ifName"},
 		"no pool":           {func(r *ipam.Request) { r.Pool = "" }, "pool"},
 		"pool with a slash": {func(r *ipam.Request) { r.Pool = "a/b" }, "pool"},

@@ -15,7 +15,8 @@ import (
 
 // NetNS identifies a network namespace by the file that keeps it alive: the path, and the device and inode that
 // were behind it. The anchor is the folder through which it was seen; a process whose view of that folder is not
-// the same folder cannot tell a dead namespace from a missing mount, and so knows nothing.
+// the same folder cannot tell a dead namespace from a missing mount, and so knows nothing. No part of the path up
+// to the file is a symbolic link, because /proc/self, and in a container /var/run, lead each process elsewhere.
 type NetNS struct {
 	Path      string `json:"path"`
 	Dev       uint64 `json:"dev"`
@@ -40,6 +41,11 @@ func StatNetNS(path string) (NetNS, error) {
 	if err := unix.Fstat(fd, &s); err != nil {
 		return NetNS{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return NetNS{}, err
+	}
+	path = filepath.Join(dir, filepath.Base(path))
 	if err := unix.Stat(anchor(path), &a); err != nil {
 		return NetNS{}, &fs.PathError{Op: "stat", Path: anchor(path), Err: err}
 	}

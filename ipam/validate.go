@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/railyard-net/railyard/ipam/iprange"
 )
@@ -19,8 +20,8 @@ const (
 	maxPodField    = 253
 )
 
-// Validate refuses a key with an empty part, a control character or more bytes than the limits above. The error
-// joins one FieldError for each wrong part.
+// Validate refuses a key with an empty part, a control character, what is not UTF-8, or more bytes than the limits
+// above. The error joins one FieldError for each wrong part.
 func (k Key) Validate() error {
 	return errors.Join(
 		checkText("network", k.Network, 1, MaxNetwork),
@@ -84,6 +85,9 @@ func checkText(field, s string, least, most int) error {
 		return fieldErrorf(field, "is empty: give it a value")
 	case len(s) > most:
 		return fieldErrorf(field, "has %d bytes: use at most %d", len(s), most)
+	}
+	if !utf8.ValidString(s) { // JSON would make it another
+		return fieldErrorf(field, "%q is not UTF-8: use printable text", s)
 	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] == 0x7f {

@@ -69,7 +69,7 @@ func (c *Config) complete() error {
 		c.NamespaceDirs = DefaultNamespaceDirs()
 	}
 	if c.gone == nil {
-		c.gone = goneForGood
+		c.gone = func(n ipam.NetNS) bool { return goneForGood(n, c.NamespaceDirs) }
 	}
 	if c.Registerer == nil {
 		c.Registerer = prometheus.NewRegistry()

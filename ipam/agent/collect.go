@@ -70,8 +70,8 @@ func (a *Agent) endDead(ctx context.Context, l ipam.Lease, gone func(ipam.NetNS)
 	if err != nil || now.NetNS != l.NetNS || !gone(l.NetNS) {
 		return ignoreNotFound(err)
 	}
-	if err := a.store.Release(ctx, l.Key); err != nil {
-		return fmt.Errorf("release %v: %w", l.Key, err)
+	if err := a.store.End(l.Key, l.NetNS); err != nil {
+		return fmt.Errorf("end %v: %w", l.Key, err)
 	}
 	a.metrics.collected.Inc()
 	a.log.InfoContext(ctx, "lease ended, its network namespace is gone", "network", l.Key.Network,

@@ -15,7 +15,7 @@
 //
 //   - sync compares the store with the API and brings them together, see below;
 //   - collect ends leases whose network namespace is gone, seen twice with a grace time between;
-//   - mirror writes changed leases into the status of their blocks, for people to see. Nothing depends on it;
+//   - mirror writes changed leases into the status of their blocks, for people to see, and as a hint of keys in a recovery;
 //   - return gives blocks back that have long been empty.
 //
 // # What a node owns
@@ -28,7 +28,7 @@
 //   - a share of another session of this node (a reboot, a lost store) is fenced first: the session is written
 //     into it, so that no write of the old one can succeed any more. Then the live network namespaces are searched
 //     for its addresses, which are leased to those who use them before any other is given out;
-//   - a share that grew or shrank changes its holding alike;
+//   - a share that shrank changes its holding alike; what it grew by is given back, because it may be on its way back;
 //   - a share that somebody else removed is not leased from any more, and if addresses in it are in use it is
 //     claimed again at once. What cannot be had back is counted as lost;
 //   - a block that has been given back is retired in the store first, so that no lease can come from it while the

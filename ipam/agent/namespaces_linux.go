@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -33,22 +34,19 @@ type found struct {
 
 type nsID struct{ dev, ino uint64 }
 
+func idOf(n ipam.NetNS) nsID { return nsID{n.Dev, n.Ino} }
+
 const processes = "/proc/[0-9]*/ns/net"
 
-// liveNamespaces are the network namespaces that can be seen from here, but for this process's own: those with a
-// name in dirs, and those of a process. A namespace that can be seen in several places comes once, named if it has
-// a name.
+// liveNamespaces are the network namespaces that can be seen from here: those with a name in dirs, and those of a
+// process. A namespace that can be seen in several places comes once, named if it has a name.
 func liveNamespaces(dirs []string) ([]ipam.NetNS, error) {
 	var globs []string
 	for _, d := range dirs {
 		globs = append(globs, filepath.Join(d, "*"))
 	}
 	globs = append(globs, processes)
-	own, err := ipam.StatNetNS("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	seen := map[nsID]bool{{own.Dev, own.Ino}: true}
+	seen := map[nsID]bool{}
 	var out []ipam.NetNS
 	for _, g := range globs {
 		paths, err := filepath.Glob(g)
@@ -65,7 +63,7 @@ func liveNamespaces(dirs []string) ([]ipam.NetNS, error) {
 			case err != nil:
 				return nil, fmt.Errorf("look at network namespace %s: %w", p, err)
 			}
-			if id := (nsID{n.Dev, n.Ino}); !seen[id] {
+			if id := idOf(n); !seen[id] {
 				seen[id] = true
 				out = append(out, n)
 			}
@@ -74,9 +72,13 @@ func liveNamespaces(dirs []string) ([]ipam.NetNS, error) {
 	return out, nil
 }
 
-// addressesInUse are the addresses of every live network namespace. A namespace that cannot be entered fails the
-// whole, because not knowing an address could give it away twice; one that ended meanwhile does not.
+// addressesInUse are the addresses of every live network namespace but this process's own. A namespace that cannot be
+// entered fails the whole, because not knowing an address could give it away twice; one that ended meanwhile does not.
 func addressesInUse(ctx context.Context, dirs []string) ([]found, error) {
+	own, err := ipam.StatNetNS("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
 	spaces, err := liveNamespaces(dirs)
 	if err != nil {
 		return nil, err
@@ -85,6 +87,9 @@ func addressesInUse(ctx context.Context, dirs []string) ([]found, error) {
 	for _, n := range spaces {
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if idOf(n) == idOf(own) {
+			continue
 		}
 		in, err := addressesIn(n)
 		if err != nil && !n.Gone() {
@@ -128,15 +133,17 @@ func addressesIn(n ipam.NetNS) ([]found, error) {
 	return out, nil
 }
 
-// goneForGood is NetNS.Gone with one more doubt for a namespace known only through a process, /proc/<pid>/ns/net:
-// that process may have ended before others in the same namespace.
-func goneForGood(n ipam.NetNS) bool {
+// goneForGood is NetNS.Gone with two more doubts. A plain file where the namespace was mounted is what its folder
+// shows if mounts do not reach this process. And a namespace known through a process, by a path in /proc, may live on
+// in others, or under a name in dirs.
+func goneForGood(n ipam.NetNS, dirs []string) bool {
 	if !n.Gone() {
 		return false
 	}
-	if ok, err := filepath.Match(processes, n.Path); err != nil || !ok {
-		return err == nil
+	if !strings.HasPrefix(n.Path, "/proc/") {
+		var s unix.Stat_t
+		return unix.Stat(n.Path, &s) != nil || s.Dev != n.AnchorDev
 	}
-	live, err := liveNamespaces(nil)
-	return err == nil && !slices.ContainsFunc(live, func(l ipam.NetNS) bool { return l.Dev == n.Dev && l.Ino == n.Ino })
+	live, err := liveNamespaces(dirs)
+	return err == nil && !slices.ContainsFunc(live, func(l ipam.NetNS) bool { return idOf(l) == idOf(n) })
 }

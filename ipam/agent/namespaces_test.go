@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
@@ -193,6 +194,102 @@ func TestStoreLostUnderLivePods(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestRecoveredLeaseIsNobodysNetwork: nobody remembers the attachment, whose link has addresses of two pools. CNI's
+// GC of no network ends its leases.
+func TestRecoveredLeaseIsNobodysNetwork(t *testing.T) {
+	t.Parallel()
+	pool := shared.pool(t, nil)
+	six := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: pool + "6"}, Spec: v1alpha1.IPPoolSpec{IPv6: &v1alpha1.Subnet{Subnet: "fd00:6::/64"}}}
+	if err := shared.admin.Create(t.Context(), six); err != nil {
+		t.Fatal(err)
+	}
+	shared.accept(t, six.Name)
+	spaces := t.TempDir()
+	o := agentOptions{config: func(c *Config) { c.NamespaceDirs = []string{spaces} }}
+	a := start(t, "nobodys", o)
+	used := append(addrs(mustLease(t, a, request(pool, "four"))), addrs(mustLease(t, a, request(six.Name, "six")))...)
+	a.stop()
+	newNetNS(t, spaces, "pod", used...)
+	if err := os.Remove(filepath.Join(a.dir, "ipam.db")); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, "nobodys", o)
+	mustLease(t, b, request(pool, "other"))
+	for _, network := range []string{"net", "recovered"} {
+		if _, err := b.Retain(t.Context(), network, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var still []string
+	leases, err := b.store.Leases()
+	for _, l := range leases {
+		still = append(still, addrs(l)...)
+	}
+	slices.Sort(still)
+	if slices.Sort(used); err != nil || !slices.Equal(still, used) {
+		t.Errorf("leased are %v, %v, want %v", still, err, used)
+	}
+}
+
+// TestMountsThatDoNotArrive: in a mount namespace without propagation, a living namespace is an empty file.
+func TestMountsThatDoNotArrive(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cut, seen, gone := make(chan error), make(chan ipam.NetNS), make(chan bool)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, as above
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		cut <- err
+		for n := range seen {
+			gone <- goneForGood(n, nil)
+		}
+	}()
+	if err := <-cut; err != nil {
+		t.Fatal(err)
+	}
+	defer close(seen)
+	path, remove := newNetNS(t, dir, "pod")
+	n, err := ipam.StatNetNS(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen <- n; <-gone {
+		t.Error("a namespace whose mount does not arrive is held to be gone")
+	}
+	if remove(); !goneForGood(n, nil) {
+		t.Error("a namespace that is gone is held to be there")
+	}
+}
+
+// TestProcessEndsBeforeItsNamespace: known by a process's or thread's path, alive under a name or in another process.
+func TestProcessEndsBeforeItsNamespace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path, _ := newNetNS(t, dir, "pod")
+	named, err := ipam.StatNetNS(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc, err := ipam.StatNetNS("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"/proc/4194305/ns/net", "/proc/4194305/task/4194306/ns/net"} {
+		own, n := proc, proc
+		own.Path, n.Path = p, p
+		n.Dev, n.Ino = named.Dev, named.Ino
+		if goneForGood(own, nil) || goneForGood(n, []string{dir}) {
+			t.Errorf("%s: a living namespace is held to be gone", p)
+		}
+		if n.Ino = 1; !goneForGood(n, []string{dir}) { // no namespace has it
+			t.Errorf("%s: a namespace that is gone is held to live", p)
+		}
+	}
 }
 
 // TestReboot: another boot, no namespaces, and the same blocks.

@@ -23,8 +23,8 @@ const (
 	adopt  action = "adopt"  // the API has a share of this session that the store does not know: look who uses it, then grant it
 	fence  action = "fence"  // the share is another session's: write ours, then as adopt
 	rename action = "rename" // the share names an old node UID, of a Node object made again: write the present one
-	resize action = "resize" // the share has other ranges than the holding: grant what it has
-	shed   action = "shed"   // the share has reserved addresses that nobody here holds: write it without them
+	resize action = "resize" // the share lacks what the holding has: grant what it has
+	shed   action = "shed"   // the share has addresses that the store does not know of: write it without them
 	cede   action = "cede"   // the holding is retired: take the share out of the block
 	forget action = "forget" // no share, no lease: drop the holding
 	regain action = "regain" // addresses are leased that the share does not have (any more): claim them again
@@ -102,15 +102,15 @@ func decide(v view) action {
 	return keep
 }
 
-// spare are the addresses of the share that the pool gives by name only and that the store does not hold: a
-// static address that was given back, whose write to the API has not been acknowledged yet. It must not be granted
-// on the strength of a read: the write may be under way still.
+// spare are the addresses of the share that the store neither holds nor leases: claimed without an answer, or
+// withdrawn, as a static address is that was released. They must not be granted on the strength of a read, because
+// the write that gives them back may be under way still, whatever the pool has come to say of them.
 func (v view) spare(has, holds *netipx.IPSet) []iprange.Range {
 	var b netipx.IPSetBuilder
 	b.AddSet(has)
 	b.RemoveSet(holds)
-	if sub, ok := v.subnet(); ok {
-		b.Intersect(iprange.Set(sub.ReservedIn(v.held.Slot)...))
+	for _, a := range v.leased {
+		b.Remove(a)
 	}
 	set, _ := b.IPSet() // made of sets, which are valid
 	return iprange.Ranges(set)

@@ -9,16 +9,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
 	"github.com/railyard-net/railyard/ipam/iprange"
 	"github.com/railyard-net/railyard/ipam/store"
 )
-
-// recoveredNetwork is the network of a lease whose attachment nobody remembers. Only its namespace ends it.
-const recoveredNetwork = "recovered"
 
 // taken is a share that this session carries, but of which the store may not know who uses it: it was another
 // session's, or a crash or a lost answer came between the write and the grant.
@@ -68,7 +64,7 @@ func (a *Agent) grantAround(ctx context.Context, t taken, inUse []found) (int, e
 	for _, l := range leases {
 		err := a.store.Restore(l)
 		if errors.Is(err, ipam.ErrInvalid) { // what the mirror remembers contradicts what is leased: go by the namespace
-			l.Key = namespaceKey(l.NetNS, l.Key.IfName)
+			l.Key = store.RecoveredKey(l)
 			err = a.store.Restore(l)
 		}
 		if errors.Is(err, ipam.ErrTaken) {
@@ -100,9 +96,10 @@ func recoveredLeases(t taken, inUse []found) []ipam.Lease {
 		}
 		seen[f.addr] = true
 		l := ipam.Lease{
-			Key: namespaceKey(f.netns, f.ifName), Pool: t.holding.Pool, NetNS: f.netns,
+			Key: ipam.Key{IfName: f.ifName}, Pool: t.holding.Pool, NetNS: f.netns,
 			Addresses: []ipam.Address{{Prefix: netip.PrefixFrom(f.addr, f.addr.BitLen())}},
 		}
+		l.Key = store.RecoveredKey(l)
 		if m, ok := keys[f.addr.String()]; ok {
 			k := ipam.Key{Network: m.Network, ContainerID: m.ContainerID, IfName: m.IfName}
 			if k.Validate() == nil {
@@ -112,8 +109,4 @@ func recoveredLeases(t taken, inUse []found) []ipam.Lease {
 		out = append(out, l)
 	}
 	return out
-}
-
-func namespaceKey(n ipam.NetNS, ifName string) ipam.Key {
-	return ipam.Key{Network: recoveredNetwork, ContainerID: "netns-" + strconv.FormatUint(n.Ino, 10), IfName: ifName}
 }

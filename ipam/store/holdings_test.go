@@ -50,6 +50,61 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// A remembered key may be that of an attachment which is gone, and whose address another one got meanwhile. So it
+// frees nothing, and gives nothing to another namespace, until a Lease for the same namespace proves it.
+func TestRestoredKeyIsHearsay(t *testing.T) {
+	a, b := ipam.NetNS{Path: "/run/netns/a", Ino: 1}, ipam.NetNS{Path: "/run/netns/b", Ino: 2}
+	lease := func(i int, n ipam.NetNS, addr string) ipam.Lease {
+		return ipam.Lease{Key: key(i), Pool: "rail0", NetNS: n, Addresses: []ipam.Address{{Prefix: netip.PrefixFrom(mustAddr(addr), 32)}}}
+	}
+	in := func(i int, n ipam.NetNS) ipam.Request {
+		r := request(i)
+		r.NetNS = n
+		return r
+	}
+	for name, c := range map[string]struct {
+		does     func(*Store) error
+		wantHeld bool // by the namespace
+		wantKey  bool
+	}{
+		"released": {func(s *Store) error { return s.Release(background, key(1)) }, true, false},
+		"retained": {func(s *Store) error { _, err := s.Retain(background, "net", nil); return err }, true, false},
+		"leased for another namespace": {func(s *Store) error {
+			l, err := s.Lease(background, in(1, b))
+			if slices.Contains(addrs(l), "10.20.0.7") {
+				t.Errorf("10.20.0.7 lives in %s and is leased to %s", a.Path, b.Path)
+			}
+			return err
+		}, true, true},
+		"proven, then released": {func(s *Store) error {
+			_, err := s.Lease(background, in(1, a))
+			return errors.Join(err, s.Release(background, key(1)))
+		}, false, false},
+		"the namespace is gone":     {func(s *Store) error { return s.End(key(1), a) }, false, false},
+		"another namespace is gone": {func(s *Store) error { return s.End(key(1), b) }, false, true},
+		"one more address, elsewhere": {func(s *Store) error {
+			if err := s.Restore(lease(1, b, "10.20.0.8")); !errors.Is(err, ipam.ErrInvalid) {
+				t.Errorf("one lease in two namespaces: %v", err)
+			}
+			return nil
+		}, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _, _ := standard(t, nil)
+			if err := errors.Join(s.Restore(lease(1, a, "10.20.0.7")), c.does(s), s.Check()); err != nil {
+				t.Fatal(err)
+			}
+			l, err := s.Lookup(background, RecoveredKey(lease(1, a, "10.20.0.7")))
+			if (err == nil) != c.wantHeld || c.wantHeld && !slices.Equal(addrs(l), []string{"10.20.0.7"}) {
+				t.Errorf("held by the namespace: %v, %v, want %v", addrs(l), err, c.wantHeld)
+			}
+			if _, err := s.Lookup(background, key(1)); (err == nil) != c.wantKey {
+				t.Errorf("lease under the key: %v, want %v", err, c.wantKey)
+			}
+		})
+	}
+}
+
 // Whatever order blocks and pools come and go in, leases live on, and Check reports those that nothing backs.
 func TestStrangerDeletesBlock(t *testing.T) {
 	s, _, p := standard(t, nil)

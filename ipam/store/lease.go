@@ -68,6 +68,12 @@ func (s *Store) lease(ctx context.Context, req ipam.Request, reuse bool) (l ipam
 		if err != nil {
 			return err
 		}
+		if ok && rec.Hearsay && req.NetNS != (ipam.NetNS{}) && !sameNetNS(rec.NetNS, req.NetNS) {
+			if err := t.disown(rec); err != nil {
+				return err
+			}
+			ok = false
+		}
 		if ok {
 			l, err = t.again(rec, req)
 			return err
@@ -96,10 +102,10 @@ func (t *tx) again(rec record, req ipam.Request) (ipam.Lease, error) {
 			return rec.Lease, &ipam.FieldError{Field: "ips", Detail: fmt.Sprintf("%s not asked for any more, but this attachment holds it by name: release it first", a)}
 		}
 	}
-	if req.NetNS == (ipam.NetNS{}) || req.NetNS == rec.NetNS {
+	if req.NetNS == (ipam.NetNS{}) || req.NetNS == rec.NetNS && !rec.Hearsay {
 		return rec.Lease, nil
 	}
-	rec.NetNS = req.NetNS
+	rec.NetNS, rec.Hearsay = req.NetNS, false
 	return rec.Lease, t.putLease(rec)
 }
 
@@ -248,6 +254,18 @@ func (s *Store) Release(ctx context.Context, k ipam.Key) error {
 	return s.update(func(t *tx) error { return t.release(key) })
 }
 
+// End ends the lease under k because the namespace n is gone; nothing if the lease is for another one, or is not
+// there.
+func (s *Store) End(k ipam.Key, n ipam.NetNS) error {
+	return s.update(func(t *tx) error {
+		rec, ok, err := t.lease(leaseKey(k))
+		if err != nil || !ok || rec.NetNS != n {
+			return err
+		}
+		return t.drop(leaseKey(k), rec)
+	})
+}
+
 func (t *tx) release(key []byte) error {
 	v := t.leases.Get(key)
 	if v == nil {
@@ -259,6 +277,13 @@ func (t *tx) release(key []byte) error {
 			return err
 		}
 	}
+	if rec.Hearsay {
+		return t.disown(rec)
+	}
+	return t.drop(key, rec)
+}
+
+func (t *tx) drop(key []byte, rec record) error {
 	for _, a := range rec.Addresses {
 		if err := t.giveBack(rec.Pool, a.Prefix.Addr(), key); err != nil {
 			return err

@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
@@ -176,7 +176,11 @@ func load(f *os.File, path string, o Options) (*Store, error) {
 		})
 		return err
 	})
-	if err != nil {
+	var errno unix.Errno
+	switch {
+	case errors.As(err, &errno): // a full disk, no memory: that says nothing about the file
+		return nil, err
+	case err != nil:
 		return nil, &putAside{".damaged", fmt.Sprintf("damaged: %v", err)}
 	}
 	if err := s.start(); err != nil {
@@ -241,10 +245,14 @@ func (t *tx) create() error {
 		}
 	}
 	t.bind()
+	session, err := newSession()
+	if err != nil {
+		return err
+	}
 	for _, kv := range []struct{ k, v []byte }{
 		{metaSchema, fmt.Append(nil, schema)},
 		{metaBoot, []byte(t.s.options.BootID)},
-		{metaSession, []byte(uuid.NewString())},
+		{metaSession, []byte(session)},
 		{metaFresh, []byte("1")},
 	} {
 		if err := t.meta.Put(kv.k, kv.v); err != nil {
@@ -252,4 +260,13 @@ func (t *tx) create() error {
 		}
 	}
 	return nil
+}
+
+// newSession is 128 random bits. The kernel is asked directly: crypto/rand costs the plugins a part of their start.
+func newSession() (string, error) {
+	var b [16]byte
+	if _, err := unix.Getrandom(b[:], 0); err != nil {
+		return "", fmt.Errorf("getrandom: %w", err)
+	}
+	return hex.EncodeToString(b[:]), nil
 }

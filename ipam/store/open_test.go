@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/ipam"
 )
@@ -248,6 +249,41 @@ func TestOpenRace(t *testing.T) {
 			t.Errorf("sessions differ: %q", sessions)
 		}
 	}
+}
+
+// A full disk says nothing about the file on it: Open gives up, puts nothing aside, and works again when there is
+// room.
+func TestOpenOnFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8k"); err != nil {
+		t.Fatalf("mount a small tmpfs: %v: run the tests as root", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	path := filepath.Join(dir, "ipam.db")
+	failed := make(chan error, 1)
+	go func() {
+		_, err := Open(t.Context(), path, newClock().options())
+		failed <- err
+	}()
+	select {
+	case err := <-failed:
+		if !errors.Is(err, ipam.ErrUnavailable) || !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("on a full disk: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("on a full disk Open goes round in circles")
+	}
+	if _, err := os.Stat(path + ".damaged"); err == nil {
+		t.Error("it was put aside as damaged")
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, mustOpen(t, path, newClock().options()))
 }
 
 func TestSystemOptions(t *testing.T) {

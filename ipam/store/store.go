@@ -269,6 +269,8 @@ type record struct {
 	ipam.Lease
 	// Named are the addresses that were asked for by name.
 	Named []netip.Addr `json:"named,omitempty"`
+	// Hearsay: the key is remembered, not known, to be that of the namespace. See Restore.
+	Hearsay bool `json:"hearsay,omitempty"`
 }
 
 func (r record) holds(a netip.Addr) bool {

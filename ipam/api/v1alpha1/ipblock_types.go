@@ -35,7 +35,7 @@ type IPBlock struct {
 	// spec says who owns what.
 	// +required
 	Spec IPBlockSpec `json:"spec"`
-	// status mirrors the leases on the nodes, seconds late; nothing is decided on it.
+	// status mirrors the leases on the nodes, seconds late; no address is given or freed on its word.
 	// +optional
 	Status IPBlockStatus `json:"status,omitzero"`
 }
