@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bboltErrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/ipam"
@@ -72,27 +73,28 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		}
 	}
 	for {
-		f, err := lockFile(ctx, path, o.MustExist)
+		lock, err := lockFile(ctx, path, o.MustExist)
 		if err != nil {
 			return nil, err
 		}
-		s, err := load(f, path, o)
+		s, err := load(lock, o)
 		if err == nil {
 			return s, nil
 		}
 		var aside *putAside
-		if !errors.As(err, &aside) {
-			unlock(f)
-			return nil, fmt.Errorf("open the lease store %s: %w", path, err)
+		switch {
+		case !errors.As(err, &aside):
+			err = fmt.Errorf("open the lease store %s: %w", path, err)
+		case o.MustExist:
+			err = fmt.Errorf("%w: %s is %s", ErrNoStore, path, aside.why)
+		default: // still under the lock, so it is the file that was looked at
+			if err = os.Rename(path, path+aside.suffix); err != nil {
+				err = fmt.Errorf("%w: put aside the lease store: %w", ipam.ErrUnavailable, err)
+			}
 		}
-		if o.MustExist {
-			unlock(f)
-			return nil, fmt.Errorf("%w: %s is %s", ErrNoStore, path, aside.why)
-		}
-		err = os.Rename(path, path+aside.suffix) // under the lock, so it is the file that was looked at
-		unlock(f)
+		_ = lock.Close()
 		if err != nil {
-			return nil, fmt.Errorf("%w: put aside the lease store: %w", ipam.ErrUnavailable, err)
+			return nil, err
 		}
 	}
 }
@@ -102,8 +104,9 @@ type putAside struct{ suffix, why string }
 
 func (e *putAside) Error() string { return e.why }
 
-// lockFile opens path and locks it as bbolt does. The lock is on the file, not on the name, so it counts only if
-// the name still leads to the file afterwards.
+// lockFile opens path and locks it until the file is closed. The lock is on the file, not on the name, so it counts
+// only if the name still leads to the file afterwards. It is not bbolt's own, which ends as soon as bbolt finds
+// something wrong: then two could look at one file, and the second put aside what the first has made meanwhile.
 func lockFile(ctx context.Context, path string, mustExist bool) (*os.File, error) {
 	flags := os.O_RDWR
 	if !mustExist {
@@ -117,7 +120,7 @@ func lockFile(ctx context.Context, path string, mustExist bool) (*os.File, error
 		} else if err != nil {
 			return nil, fmt.Errorf("%w: %w", ipam.ErrUnavailable, err)
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 		if err == nil && sameFile(f, path) {
 			return f, nil
 		}
@@ -125,7 +128,7 @@ func lockFile(ctx context.Context, path string, mustExist bool) (*os.File, error
 		if err == nil || errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
 			return nil, fmt.Errorf("%w: lock %s: %w", ipam.ErrUnavailable, path, err)
 		}
 		select {
@@ -137,13 +140,6 @@ func lockFile(ctx context.Context, path string, mustExist bool) (*os.File, error
 	}
 }
 
-// unlock gives f back. Closing alone would not do: where bbolt panicked on a damaged file its mapping stays, and
-// with it the open file and the lock.
-func unlock(f *os.File) {
-	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // fails if bbolt has closed it, and so unlocked it
-	_ = f.Close()
-}
-
 func sameFile(f *os.File, path string) bool {
 	mine, err := f.Stat()
 	if err != nil {
@@ -153,34 +149,44 @@ func sameFile(f *os.File, path string) bool {
 	return err == nil && os.SameFile(mine, named)
 }
 
-// load makes a Store of the locked file f. On an error the caller closes f.
-func load(f *os.File, path string, o Options) (*Store, error) {
-	info, err := f.Stat()
+// load makes a Store of the locked file. On an error the lock is still held, and the caller's to close.
+func load(lock *os.File, o Options) (*Store, error) {
+	info, err := lock.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ipam.ErrUnavailable, err)
 	}
 	if info.Size() == 0 && o.MustExist {
 		return nil, &putAside{why: "empty"}
 	}
-	s, taken := &Store{options: o, dirty: map[string]bool{}}, false
+	s := &Store{lock: lock, options: o, dirty: map[string]bool{}}
+	var opened *os.File
 	err = guard(func() (err error) {
-		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+		s.db, err = bbolt.Open(lock.Name(), 0o600, &bbolt.Options{
 			NoSync: true, NoGrowSync: true, NoStatistics: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 1 << 24,
-			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-				if taken { // bbolt copies the file by opening it once more
+			Timeout: time.Nanosecond, // one try: nobody but a foreign program can have bbolt's lock
+			OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+				if opened != nil { // bbolt copies the file
 					return os.OpenFile(name, flag, mode)
 				}
-				taken = true
-				return f, nil
+				opened, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", lock.Fd()), flag, mode) // the locked file, whatever its name is by now
+				return opened, err
 			},
 		})
 		return err
 	})
 	var errno unix.Errno
 	switch {
+	case err == nil:
+	case errors.Is(err, bboltErrors.ErrTimeout):
+		return nil, fmt.Errorf("%w: it is no program of Railyard's: end it", ErrLocked)
 	case errors.As(err, &errno): // a full disk, no memory: that says nothing about the file
 		return nil, err
-	case err != nil:
+	default:
+		// Where bbolt panicked on a damaged file its mapping stays, and with it the open file and bbolt's lock.
+		if opened != nil {
+			_ = unix.Flock(int(opened.Fd()), unix.LOCK_UN) // fails if bbolt has closed it, and so unlocked it
+			_ = opened.Close()
+		}
 		return nil, &putAside{".damaged", fmt.Sprintf("damaged: %v", err)}
 	}
 	if err := s.start(); err != nil {

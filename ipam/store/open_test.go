@@ -222,12 +222,31 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// Several that wait for the lock while the store is put aside and made anew all end up in the same one.
+// Several that wait for the lock while the store is put aside and made anew all end up in the same one, whether it was
+// of another boot or damaged.
 func TestOpenRace(t *testing.T) {
-	c := newClock()
-	path, _ := seed(t, c)
-	o := c.options()
-	o.BootID = "boot-2"
+	for name, harm := range map[string]func(*testing.T, string, *Options){
+		"of another boot": func(_ *testing.T, _ string, o *Options) { o.BootID = "boot-2" },
+		"damaged": func(t *testing.T, path string, _ *Options) {
+			if err := os.WriteFile(path, []byte("this is no store"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 20 {
+				c := newClock()
+				path, _ := seed(t, c)
+				o := c.options()
+				harm(t, path, &o)
+				openAtOnce(t, path, o)
+			}
+		})
+	}
+}
+
+func openAtOnce(t *testing.T, path string, o Options) {
+	t.Helper()
 	var wg sync.WaitGroup
 	sessions := make([]string, 8)
 	for i := range sessions {
@@ -246,7 +265,7 @@ func TestOpenRace(t *testing.T) {
 	wg.Wait()
 	for _, s := range sessions {
 		if s != sessions[0] || s == "" {
-			t.Errorf("sessions differ: %q", sessions)
+			t.Fatalf("sessions differ: %q", sessions)
 		}
 	}
 }

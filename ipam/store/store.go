@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -26,6 +27,7 @@ import (
 // wraps one of package ipam's.
 type Store struct {
 	db      *bbolt.DB
+	lock    *os.File // open while this process is the allocator
 	options Options
 	session string
 
@@ -36,7 +38,10 @@ type Store struct {
 var _ ipam.Leaser = (*Store)(nil)
 
 // Close ends this process's turn as the allocator. Methods called afterwards return ipam.ErrUnavailable.
-func (s *Store) Close() error { return guard(s.db.Close) }
+func (s *Store) Close() error {
+	defer s.lock.Close() // after bbolt, which knows nothing of it
+	return guard(s.db.Close)
+}
 
 // Session names this store file, unlike any other of any node at any time.
 func (s *Store) Session() string { return s.session }
