@@ -21,6 +21,8 @@ const (
 	MaxName = 253
 	// minMTU is the kernel's least for an Ethernet link (ETH_MIN_MTU).
 	minMTU, maxMTU = 68, 65535
+	// maxSocket is the longest path of a socket, unix(7).
+	maxSocket = 107
 )
 
 // Spec is a config that was checked.
@@ -236,6 +238,9 @@ func (c Config) known(defaultDir string) (Known, error) {
 		}
 		_, bad := paths(p.StateDir, p.AgentSocket, defaultDir)
 		errs, k.Paths = append(errs, bad), k.Paths.override(p.StateDir, p.AgentSocket)
+		if n := len(k.AgentSocket); n > maxSocket {
+			errs = append(errs, fieldErrorf("agentSocket", "has %d bytes: a socket's path has at most %d, so shorten it or stateDir", n, maxSocket))
+		}
 	} else if strings.ContainsAny(kind.Type, "/\x00") || kind.Type == ".." {
 		errs = append(errs, fieldErrorf("ipam.type", "%.80q is no name of a plugin: write its file name alone", kind.Type))
 	}

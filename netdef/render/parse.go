@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
 )
 
 // MaxMetaPlugins bounds the chain behind a network's own plugin.
@@ -56,6 +58,9 @@ func parseMetaPlugins(field, text string) ([]json.RawMessage, error) {
 		if err == nil {
 			err = checkType(at, raw)
 		}
+		if err == nil {
+			err = checkShared(at, raw)
+		}
 		errs = append(errs, err)
 		out = append(out, raw)
 	}
@@ -95,6 +100,19 @@ func checkType(field string, object json.RawMessage) error {
 	}
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return fieldErrorf(field+".type", "%q is no file name: write the bare name of the CNI plugin's binary", name)
+	}
+	return nil
+}
+
+// checkShared refuses a plugin's configuration that no CNI runtime can read, and with it the whole list: a key that all
+// plugins share has a value of another kind.
+func checkShared(field string, object json.RawMessage) error {
+	var wrong *json.UnmarshalTypeError
+	switch err := json.Unmarshal(object, &types.PluginConf{}); {
+	case errors.As(err, &wrong):
+		return fieldErrorf(field+"."+wrong.Field, "is a JSON %s: no CNI runtime takes that", wrong.Value)
+	case err != nil:
+		return fieldErrorf(field, "cannot be read by a CNI runtime (%v)", err)
 	}
 	return nil
 }

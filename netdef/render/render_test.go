@@ -146,6 +146,7 @@ func TestRefused(t *testing.T) {
 		"metaPlugins of a string": {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `{"type":"x"}, "sbr"`}, wantField: []string{"spec.metaPlugins[1]"}, wantText: "write an object"},
 		"metaPlugins null":        {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `[null]`}, wantField: []string{"spec.metaPlugins[0]"}, wantText: "write an object"},
 		"metaPlugins, two wrong":  {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `[{}, {"type":""}]`}, wantField: []string{"spec.metaPlugins[0].type", "spec.metaPlugins[1].type"}, wantText: "name"},
+		"metaPlugins unreadable":  {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `{"type":"x","capabilities":5}, {"type":"y","ipam":"z"}`}, wantField: []string{"spec.metaPlugins[0].capabilities", "spec.metaPlugins[1].ipam"}, wantText: "no CNI runtime"},
 		"metaPlugins too many":    {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: strings.Repeat(`{"type":"x"},`, 32) + `{"type":"x"}`}, wantField: []string{"spec.metaPlugins"}, wantText: "at most 32"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -93,6 +93,8 @@ func (a *Args) checkEnvironment() error {
 		return Errorf(CodeEnvironment, "CNI_CONTAINERID is %.80q: use letters, digits, dots, dashes and underscores, and begin with a letter or digit", a.ContainerID)
 	case len(a.ContainerID) > ipam.MaxContainerID:
 		return Errorf(CodeEnvironment, "CNI_CONTAINERID has %d characters: use at most %d", len(a.ContainerID), ipam.MaxContainerID)
+	case strings.ContainsRune(a.IfName, '%') || a.IfName == "all" || a.IfName == "default":
+		return Errorf(CodeEnvironment, "CNI_IFNAME is %q: the kernel gives that name to no interface, take one like net1", a.IfName)
 	case utils.ValidateInterfaceName(a.IfName) != nil || !utf8.ValidString(a.IfName) || strings.ContainsFunc(a.IfName, unicode.IsControl):
 		return Errorf(CodeEnvironment, "CNI_IFNAME is %.80q: use up to 15 bytes without slash, colon, space or control characters", a.IfName)
 	case strings.ContainsRune(a.NetNS, 0):
