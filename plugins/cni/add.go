@@ -186,6 +186,9 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 		return nil, err
 	}
 	p.Hit("add:leased")
+	if err := a.fit(t.link.MTU); err != nil {
+		return nil, err
+	}
 	if err := t.pod.set(append(builtin(t.link.Name, a.has6()), t.sysctls...)); err != nil {
 		return nil, err
 	}
@@ -195,7 +198,7 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 		return nil, dispatch.Errorf(dispatch.CodeLink, "look for %s in the pod: %w", t.link.Name, err)
 	}
 	t.link.Index = link.Attrs().Index
-	if err := p.configure(ctx, t.pod, link, a); err != nil {
+	if a.install, err = p.configure(ctx, t.pod, link, a); err != nil {
 		return nil, err
 	}
 	if t.file != nil {

@@ -5,6 +5,7 @@ package cni
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -34,6 +35,15 @@ func (a addresses) has6() bool {
 		}
 	}
 	return false
+}
+
+// fit refuses an MTU with which the kernel has no IPv6 on the link (IPV6_MIN_MTU).
+func (a addresses) fit(mtu int) error {
+	const least = 1280
+	if mtu < least && a.has6() {
+		return &conf.FieldError{Field: "mtu", Detail: fmt.Sprintf("is %d, and the attachment has an IPv6 address: that needs %d or more", mtu, least)}
+	}
+	return nil
 }
 
 // planAddresses decides where the addresses come from, and refuses what could never be had. Nil: from nowhere, the

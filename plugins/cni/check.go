@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 
@@ -45,7 +47,8 @@ func (p *plugin) check(ctx context.Context, args dispatch.Args) error {
 	if err != nil {
 		return dispatch.Errorf(dispatch.CodeJournal, "the result in the journal of %s: %w", id, err)
 	}
-	if err := checkPrevious(spec, args); err != nil {
+	mac, err := checkPrevious(spec, args)
+	if err != nil {
 		return err
 	}
 	pod, err := openPod(args.NS)
@@ -55,26 +58,34 @@ func (p *plugin) check(ctx context.Context, args dispatch.Args) error {
 	defer pod.close()
 	errs := []error{}
 	for _, s := range j.Steps {
+		if s.Link != nil && mac != nil {
+			s.Link.MAC = mac.String() // a plugin after this one, tuning for one, may have changed it, and says so
+		}
 		errs = append(errs, p.checkStep(ctx, args, pod, s, result))
 	}
 	return errors.Join(errs...)
 }
 
-// checkPrevious makes sure that the result that the runtime remembers is one of this interface.
-func checkPrevious(spec conf.Spec, args dispatch.Args) error {
+// checkPrevious makes sure that the result that the runtime remembers is one of this interface, and gives the MAC that
+// it has there, or nil.
+func checkPrevious(spec conf.Spec, args dispatch.Args) (net.HardwareAddr, error) {
 	if spec.PrevResult == nil {
-		return nil
+		return nil, nil
 	}
 	r, err := previous(spec, args.CNIVersion)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, i := range r.Interfaces {
-		if i.Name == args.IfName && i.Sandbox != "" {
-			return nil
+		switch {
+		case i.Name != args.IfName || i.Sandbox == "":
+		case i.Mac == "":
+			return nil, nil
+		default:
+			return conf.ParseMAC("prevResult.interfaces.mac", i.Mac)
 		}
 	}
-	return dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s: pass the result of the ADD unchanged", args.IfName)
+	return nil, dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s: pass the result of the ADD unchanged", args.IfName)
 }
 
 func (p *plugin) checkStep(ctx context.Context, args dispatch.Args, pod *pod, s journal.Step, r *current.Result) error {
@@ -105,7 +116,7 @@ func checkLink(pod *pod, l *journal.Link, r *current.Result) error {
 	if err := compareMacvlan(link, l); err != nil {
 		return dispatch.Errorf(dispatch.CodeDrift, "%w", err)
 	}
-	mine := slices.IndexFunc(r.Interfaces, func(i *current.Interface) bool { return i.Name == l.Name && i.Mac == l.MAC })
+	mine := len(r.Interfaces) - 1 // appendTo put it last
 	var ips []*current.IPConfig
 	for _, c := range r.IPs {
 		if c.Interface != nil && *c.Interface == mine {
@@ -121,7 +132,8 @@ func checkSysctl(pod *pod, s journal.Sysctl) error {
 		if err != nil {
 			return dispatch.Errorf(dispatch.CodeDrift, "read %s: %w", s.Path, err)
 		}
-		if is != s.Value {
+		// The kernel separates several values by tabs, whatever they were written with.
+		if !slices.Equal(strings.Fields(is), strings.Fields(s.Value)) {
 			return dispatch.Errorf(dispatch.CodeDrift, "%s is %q, it was set to %q", s.Path, is, s.Value)
 		}
 		return nil

@@ -52,8 +52,9 @@ func (p *pod) set(list []journal.Sysctl) error {
 }
 
 // configure gives the link its addresses, brings it up and adds the routes, in the order that makes the kernel
-// announce the addresses: first the addresses, then up.
-func (p *plugin) configure(ctx context.Context, pod *pod, link netlink.Link, a addresses) error {
+// announce the addresses: first the addresses, then up. It gives the routes that it added: of two to one destination
+// the pod keeps the first, as with the reference plugins, since two attachments may well want the same.
+func (p *plugin) configure(ctx context.Context, pod *pod, link netlink.Link, a addresses) ([]*types.Route, error) {
 	name := link.Attrs().Name
 	for _, c := range a.ips {
 		addr := &netlink.Addr{IPNet: &net.IPNet{IP: c.Address.IP, Mask: c.Address.Mask}}
@@ -61,28 +62,34 @@ func (p *plugin) configure(ctx context.Context, pod *pod, link netlink.Link, a a
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		if err := pod.link.AddrAdd(link, addr); err != nil {
-			return dispatch.Errorf(dispatch.CodeAddress, "add the address %s to %s: %w", addr.IPNet, name, err)
+			return nil, dispatch.Errorf(dispatch.CodeAddress, "add the address %s to %s: %w", addr.IPNet, name, err)
 		}
 	}
 	p.Hit("add:addressed")
 	err := patiently(ctx, unix.EADDRINUSE, func() error { return pod.link.LinkSetUp(link) })
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return dispatch.Errorf(dispatch.CodeLink, "bring %s up: its MAC %s is in use on the same master: %w", name, link.Attrs().HardwareAddr, err)
+		return nil, dispatch.Errorf(dispatch.CodeLink, "bring %s up: its MAC %s is in use on the same master: %w", name, link.Attrs().HardwareAddr, err)
 	case err != nil:
-		return dispatch.Errorf(dispatch.CodeLink, "bring %s up: %w", name, err)
+		return nil, dispatch.Errorf(dispatch.CodeLink, "bring %s up: %w", name, err)
 	}
 	p.Hit("add:up")
+	var added []*types.Route
 	for _, r := range a.install {
-		if err := pod.link.RouteAdd(kernelRoute(link, r)); err != nil {
-			return dispatch.Errorf(dispatch.CodeRoute, "add the route to %s via %s on %s: %w", &r.Dst, r.GW, name, err)
+		switch err := pod.link.RouteAdd(kernelRoute(link, r)); {
+		case errors.Is(err, unix.EEXIST):
+			p.Log.Info("the pod has a route to that destination and keeps it", "dst", r.Dst.String(), "via", r.GW, "link", name)
+		case err != nil:
+			return nil, dispatch.Errorf(dispatch.CodeRoute, "add the route to %s via %s on %s: %w", &r.Dst, r.GW, name, err)
+		default:
+			added = append(added, r)
 		}
 	}
 	p.Hit("add:routed")
 	if a.has6() {
-		return settle(ctx, pod.link, link)
+		return added, settle(ctx, pod.link, link)
 	}
-	return nil
+	return added, nil
 }
 
 func kernelRoute(link netlink.Link, r *types.Route) *netlink.Route {
@@ -171,7 +178,8 @@ func hasRoute(have []netlink.Route, want *netlink.Route) bool {
 		if dst == nil {
 			dst = &net.IPNet{IP: make(net.IP, len(want.Dst.Mask)), Mask: make(net.IPMask, len(want.Dst.Mask))}
 		}
-		table := want.Table == 0 && r.Table == unix.RT_TABLE_MAIN || want.Table == r.Table
+		// A route for the main table counts in any: the plugin sbr after this one moves them to a table of the link's.
+		table := want.Table == 0 || want.Table == r.Table
 		if table && dst.IP.Equal(want.Dst.IP) && dst.Mask.String() == want.Dst.Mask.String() && r.Gw.Equal(want.Gw) {
 			return true
 		}

@@ -12,13 +12,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/plugins/dispatch"
 )
+
+// outputWait bounds how long a plugin that has ended is listened to: a process that it left in the background may
+// hold its output open for ever.
+const outputWait = time.Second
 
 // errNoPlugin: the other plugin is not in CNI_PATH.
 var errNoPlugin = errors.New("plugin not found")
@@ -52,6 +59,10 @@ func (c foreign) run(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, dispatch.Errorf(dispatch.CodeDelegate, "ipam.type: %w", err)
 	}
+	// It ends with this process: an ADD that went on alone could take its lease after the DEL that follows. The kernel
+	// looks at the thread that started it, which therefore has to stay.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var stdout, stderr bytes.Buffer
 	for range 5 {
 		stdout.Reset()
@@ -59,12 +70,14 @@ func (c foreign) run(ctx context.Context) ([]byte, error) {
 		cmd := exec.CommandContext(ctx, file)
 		cmd.Env = c.env()
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(c.stdin), &stdout, &stderr
+		cmd.WaitDelay = outputWait
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 		// An installer that writes the file in place holds it open: the exec may succeed a moment later.
 		if err = cmd.Run(); !errors.Is(err, unix.ETXTBSY) {
 			break
 		}
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
 		return stdout.Bytes(), nil
 	}
 	var answer types.Error

@@ -38,7 +38,7 @@ type pod struct {
 
 // openPod opens the namespace want. If another one is behind its path by now, the error is fs.ErrNotExist.
 func openPod(want ipam.NetNS) (*pod, error) {
-	f, err := os.Open(want.Path)
+	f, err := os.OpenFile(want.Path, unix.O_NONBLOCK, 0) // a pipe that is there by now must not stop a DEL
 	if err != nil {
 		return nil, err
 	}
@@ -67,32 +67,28 @@ func (p *pod) close() {
 	_ = p.ns.Close()
 }
 
-// do calls f on a thread that is in the namespace. A thread that cannot return to its own ends with the call.
-func (p *pod) do(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err, back := p.enter(f)
-		if back {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-// enter calls f in the namespace, and says whether the thread is back in its own.
-func (p *pod) enter(f func() error) (err error, back bool) {
-	host, err := os.Open("/proc/thread-self/ns/net")
+// do calls f in the namespace, on the caller's thread: a goroutine of its own would cost two switches of threads.
+func (p *pod) do(f func() error) (err error) {
+	runtime.LockOSThread()
+	host, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err, true
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the thread's own namespace: %w", err)
 	}
-	defer host.Close()
+	defer func() {
+		// A thread that is still in the pod stays locked, so that nothing else ever runs on it.
+		back := unix.Setns(host, unix.CLONE_NEWNET)
+		_ = unix.Close(host)
+		if back != nil {
+			err = errors.Join(err, fmt.Errorf("leave the namespace %s: %w", p.path, back))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
 	if err := unix.Setns(int(p.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter the namespace %s: %w", p.path, err), true
+		return fmt.Errorf("enter the namespace %s: %w", p.path, err)
 	}
-	err = f()
-	return err, unix.Setns(int(host.Fd()), unix.CLONE_NEWNET) == nil
+	return f()
 }
 
 // procSys is where settings are; what is under net belongs to the namespace of the thread that looks.
@@ -104,12 +100,13 @@ func readSysctl(path string) (string, error) {
 }
 
 func writeSysctl(path, value string) error {
-	f, err := os.OpenFile(filepath.Join(procSys, path), os.O_WRONLY, 0)
+	// Not an os.File: that would ask the poller about each of them first.
+	fd, err := unix.Open(filepath.Join(procSys, path), unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
+	_, err = unix.Write(fd, []byte(value+"\n")) // with its end, or an empty value would be no write at all
+	return errors.Join(err, unix.Close(fd))
 }
 
 func linkGone(err error) bool {

@@ -5,7 +5,6 @@ package cni
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -43,7 +42,7 @@ func planMacvlan(s conf.Spec, m master, id journal.ID) (*journal.Link, error) {
 // deriveMAC is the attachment's own address, locally administered: known before the link is, so that the
 // journal can name it, and the same if the ADD is repeated.
 func deriveMAC(id journal.ID) net.HardwareAddr {
-	sum := sha256.Sum256([]byte(id.String()))
+	sum := id.Sum()
 	mac := net.HardwareAddr(sum[:6])
 	mac[0] = mac[0]&^1 | 2
 	return mac

@@ -86,7 +86,21 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 	case s.Sysctl.Old == nil:
 		return nil
 	}
-	return u.pod.set([]journal.Sysctl{{Path: s.Sysctl.Path, Value: *s.Sysctl.Old}})
+	return u.pod.restore(*s.Sysctl)
+}
+
+// restore gives a setting its old value back. One that has it is not written: what a pod may only read has failed
+// its ADD, and must not fail the DEL too.
+func (p *pod) restore(s journal.Sysctl) error {
+	var is string
+	err := p.do(func() (err error) {
+		is, err = readSysctl(s.Path)
+		return err
+	})
+	if err == nil && is == *s.Old || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return p.set([]journal.Sysctl{{Path: s.Path, Value: *s.Old}})
 }
 
 // release ends the lease, or leaves it to the agent, which ends it when the namespace is gone.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -46,6 +47,10 @@ func TestConformance_B(t *testing.T) {
 		"chained":                     testChained,
 		"foreign_ipam":                testForeignIPAM,
 		"sysctls":                     testSysctls,
+		"sysctl_only_read":            testSysctlOnlyRead,
+		"same_network_twice":          testSameNetworkTwice,
+		"default_route_of_another":    testDefaultRoute,
+		"ipam_leaves_a_process":       testIPAMLeavesProcess,
 		"ipv6_disabled_in_the_pod":    testIPv6Disabled,
 		"one_family":                  testFamilies,
 		"socket":                      testSocket,
@@ -248,6 +253,7 @@ func testSysctls(t *testing.T, l *lab, pod *space, c call) {
 	c = c.with(map[string]any{"sysctl": map[string]any{
 		"net.ipv4.conf.IFNAME.rp_filter": "2", "net.ipv4.conf.all.rp_filter": "2",
 		"net/ipv4/conf/all/arp_ignore": "1", "net.core.somaxconn": "777", "net.ipv4.conf.IFNAME.arp_notify": "0",
+		"net.ipv4.tcp_rmem": "4096 131072 600000", "net.ipv4.ip_local_reserved_ports": "8080",
 	}})
 	l.add(c)
 	for path, want := range map[string]string{
@@ -264,6 +270,70 @@ func testSysctls(t *testing.T, l *lab, pod *space, c call) {
 	l.mustRun(c)
 	if diff := cmp.Diff(before, l.snapshot(pod)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// testSysctlOnlyRead: a setting that a pod may not write fails the ADD, which nevertheless is undone.
+func testSysctlOnlyRead(t *testing.T, l *lab, pod *space, c call) {
+	readOnly := "net.core.rmem_max"
+	if err := pod.do(func() error { return unix.Access("/proc/sys/net/core/rmem_max", unix.W_OK) }); err == nil {
+		readOnly = "net.ipv4.conf.all" // on older kernels; a folder can't be read either, so it is refused before
+	}
+	before := l.snapshot(pod)
+	c = c.with(map[string]any{"sysctl": map[string]any{readOnly: "1"}})
+	c.verb = "ADD"
+	l.mustFail(dispatch.CodeSysctl, "net/", c)
+	if diff := cmp.Diff(before, l.snapshot(pod)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// testSameNetworkTwice: both attachments want the same route; the first has it.
+func testSameNetworkTwice(t *testing.T, l *lab, pod *space, c call) {
+	l.add(c)
+	second := c
+	second.ifName = "net2"
+	l.add(second)
+	for _, verb := range []string{"CHECK", "DEL"} {
+		c.verb, second.verb = verb, verb
+		l.mustRun(second)
+		l.mustRun(c)
+	}
+}
+
+// testDefaultRoute: the pod's first network has the default route, and keeps it.
+func testDefaultRoute(t *testing.T, l *lab, pod *space, c call) {
+	a := netlink.NewLinkAttrs()
+	a.Name = "eth0"
+	must(t, pod.link.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: "peer0"}))
+	eth0 := pod.get("eth0")
+	must(t, pod.link.LinkSetUp(eth0))
+	route := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: cidr("0.0.0.0/0"), Scope: netlink.SCOPE_LINK}
+	must(t, pod.link.RouteAdd(route))
+	l.script("default", `[ $CNI_COMMAND = ADD ] || exit 0
+echo '{"cniVersion":"1.0.0","ips":[{"address":"10.20.9.9/16","gateway":"10.20.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}'`)
+	c = c.with(map[string]any{"ipam": map[string]any{"type": "default"}})
+	l.add(c)
+	routes, err := pod.link.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	must(t, err)
+	if len(routes) != 1 || routes[0].LinkIndex != eth0.Attrs().Index {
+		t.Errorf("default routes: %v", routes)
+	}
+	c.verb = "CHECK"
+	l.mustRun(c)
+	c.verb = "DEL"
+	l.mustRun(c)
+}
+
+// testIPAMLeavesProcess: what the other plugin started in the background holds its output open.
+func testIPAMLeavesProcess(t *testing.T, l *lab, pod *space, c call) {
+	l.script("leaves", `[ $CNI_COMMAND = ADD ] || exit 0
+sleep 20 &
+echo '{"cniVersion":"1.0.0","ips":[{"address":"10.20.9.9/16"}]}'`)
+	start := time.Now()
+	l.add(c.with(map[string]any{"ipam": map[string]any{"type": "leaves"}}))
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("ADD took %s", took)
 	}
 }
 

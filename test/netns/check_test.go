@@ -91,6 +91,34 @@ func TestConformance_E(t *testing.T) {
 	}
 }
 
+// TestConformance_E_Chained: what the plugins after this one do is no drift: tuning sets another MAC and says so in the
+// result, sbr moves the routes to a table of the link's own.
+func TestConformance_E_Chained(t *testing.T) {
+	l, pod := newLab(t), newSpace(t)
+	c := call{verb: "ADD", id: "c1", ifName: "net1", netns: pod.path}
+	prev := l.mustRun(c).stdout
+	link := pod.get("net1")
+	const tuned = "02:00:00:00:00:AA"
+	m, err := net.ParseMAC(tuned)
+	must(t, err)
+	must(t, pod.link.LinkSetHardwareAddr(link, m))
+	moved := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: cidr("10.99.0.0/16"), Gw: net.ParseIP(gateway4)}
+	must(t, pod.link.RouteDel(moved))
+	moved.Table = 100
+	must(t, pod.link.RouteAdd(moved))
+	c.verb = "CHECK"
+	l.mustFail(dispatch.CodeDrift, "MAC", c.with(map[string]any{"prevResult": json.RawMessage(prev)}))
+	var r map[string]any
+	must(t, json.Unmarshal([]byte(prev), &r))
+	r["interfaces"].([]any)[0].(map[string]any)["mac"] = tuned
+	l.mustRun(c.with(map[string]any{"prevResult": r}))
+	c.verb, c.conf = "DEL", nil
+	l.mustRun(c)
+	if pod.has("net1") {
+		t.Error("the link with another MAC is still there")
+	}
+}
+
 func (l *lab) editJournal(id string, f func(map[string]any)) {
 	l.t.Helper()
 	file := filepath.Join(l.dir, "attachments", id+"@net1.json")

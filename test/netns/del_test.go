@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/ipam/store"
 )
@@ -28,6 +29,7 @@ func TestConformance_D(t *testing.T) {
 		"netns_dead":     testDelNetnsDead,
 		"netns_is_file":  testDelNetnsFile,
 		"netns_another":  testDelNetnsAnother,
+		"netns_is_pipe":  testDelNetnsPipe,
 		"link_gone":      testDelLinkGone,
 		"link_renamed":   testDelLinkRenamed,
 		"link_replaced":  testDelLinkReplaced,
@@ -112,6 +114,28 @@ func testDelNetnsFile(t *testing.T, l *lab, pod *space, del call) {
 	if _, err := os.Stat(del.netns); err == nil {
 		t.Error("DEL made a file at the namespace's path")
 	}
+}
+
+// testDelNetnsPipe: where the namespace was is a pipe by now, which nobody must wait for.
+func testDelNetnsPipe(t *testing.T, l *lab, pod *space, del call) {
+	path := filepath.Join(l.bin, "netns")
+	must(t, os.Symlink(pod.path, path))
+	l.mustRun(call{verb: "ADD", id: "c2", ifName: "net2", netns: path}.with(map[string]any{"ipam": nil}))
+	must(t, os.Remove(path))
+	must(t, unix.Mkfifo(path, 0o600))
+	writer := time.AfterFunc(10*time.Second, func() {
+		if f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
+			_ = f.Close()
+		}
+	})
+	start := time.Now()
+	l.mustRun(call{verb: "DEL", id: "c2", ifName: "net2"})
+	if took := time.Since(start); took > 8*time.Second {
+		t.Errorf("DEL waited %s for the pipe", took)
+	}
+	writer.Stop()
+	must(t, pod.link.LinkDel(pod.get("net2"))) // the namespace at the path is gone, as far as anybody can see
+	l.mustRun(del)
 }
 
 // testDelNetnsAnother: another pod's namespace is at the path by now, with an interface of the same name.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -157,6 +158,27 @@ func TestConformance_C_Killed(t *testing.T) {
 				same("DEL died at " + point + ", then DEL without a namespace")
 			}
 		})
+	}
+}
+
+// TestConformance_C_KilledWithIPAM: another IPAM plugin does not go on alone when the ADD that called it is killed.
+func TestConformance_C_KilledWithIPAM(t *testing.T) {
+	l, pod := newLab(t), newSpace(t)
+	l.script("slow", `lease="$STATE/lease-$CNI_CONTAINERID-$CNI_IFNAME"
+[ $CNI_COMMAND = ADD ] || { rm -f "$lease"; exit 0; }
+kill -KILL $PPID
+sleep 0.3
+touch "$lease"`)
+	before := l.traces(pod)
+	c := call{verb: "ADD", id: "c1", ifName: "net1", netns: pod.path}.with(map[string]any{"ipam": map[string]any{"type": "slow"}})
+	if a := l.run(c); !a.killed {
+		t.Fatalf("rc %d: %s", a.rc, a.stdout)
+	}
+	c.verb = "DEL"
+	l.mustRun(c)
+	<-time.After(time.Second) // what must not happen has no event to wait for
+	if diff := cmp.Diff(before, l.traces(pod)); diff != "" {
+		t.Errorf("left behind (-before +after):\n%s", diff)
 	}
 }
 

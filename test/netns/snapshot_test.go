@@ -18,7 +18,10 @@ type snapshot struct {
 }
 
 // lasting are settings that outlive an interface; the tests set them.
-var lasting = []string{"net/ipv4/conf/all/arp_ignore", "net/ipv4/conf/all/rp_filter", "net/core/somaxconn"}
+var lasting = []string{
+	"net/ipv4/conf/all/arp_ignore", "net/ipv4/conf/all/rp_filter", "net/core/somaxconn", "net/ipv4/tcp_rmem",
+	"net/ipv4/ip_local_reserved_ports",
+}
 
 func (l *lab) snapshot(pods ...*space) snapshot {
 	l.t.Helper()

@@ -5,7 +5,6 @@ package journal
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -60,7 +59,7 @@ type Lock struct{ f *os.File }
 // Lock waits for the attachment's lock until ctx ends; then the error is ErrLocked.
 func (d *Dir) Lock(ctx context.Context, id ID) (*Lock, error) {
 	// One byte of one file for each attachment: no lock files are left behind, and nobody waits for a stranger.
-	sum := sha256.Sum256([]byte(id.String()))
+	sum := id.Sum()
 	one := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(binary.BigEndian.Uint64(sum[:]) >> 2), Len: 1}
 	return d.lock(ctx, id.String(), unix.Flock_t{Type: unix.F_RDLCK, Start: allByte, Len: 1}, one)
 }
@@ -128,7 +127,7 @@ func (d *Dir) Write(j Journal) error {
 		return fmt.Errorf("write the journal of %s: %w", j.ID(), err)
 	}
 	d.hit("journal:renamed")
-	return d.sync()
+	return nil
 }
 
 // Remove ends the attachment's journal and whatever a dead writer left of it. None is fine. The lock must be held.
@@ -180,18 +179,10 @@ func (d *Dir) List() ([]Journal, error) {
 func (d *Dir) file(id ID) string {
 	container := id.ContainerID
 	if len(container) > longID {
-		sum := sha256.Sum256([]byte(container))
-		container = "sha256-" + hex.EncodeToString(sum[:])
+		sum := ID{ContainerID: container}.Sum()
+		container = "long-" + hex.EncodeToString(sum[:])
 	}
 	return filepath.Join(d.path, container+"@"+id.IfName+suffix)
-}
-
-func (d *Dir) sync() error {
-	f, err := os.Open(d.path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 func peek(b []byte, err error) (Journal, error) {
@@ -205,11 +196,5 @@ func peek(b []byte, err error) (Journal, error) {
 	return Decode(b, id)
 }
 
-func writeFile(name string, b []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
-}
+// writeFile does not sync: a journal outlives every process, and need not outlive the boot.
+func writeFile(name string, b []byte) error { return os.WriteFile(name, b, 0o600) }

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -27,6 +29,15 @@ var (
 type ID struct{ ContainerID, IfName string }
 
 func (id ID) String() string { return id.ContainerID + "@" + id.IfName }
+
+// Sum is the same 128 bits for the same ID, ever. They tell IDs apart and keep no secret, for which package crypto
+// would cost a part of the plugin's start.
+func (id ID) Sum() (sum [16]byte) {
+	h := fnv.New128a()
+	_, _ = io.WriteString(h, id.String()) // a hash never fails
+	h.Sum(sum[:0])
+	return sum
+}
 
 // Journal is what was done for one attachment, or was about to be.
 type Journal struct {
