@@ -4,6 +4,7 @@
 package conf_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -12,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/railyard-net/railyard/netdef/conf"
@@ -37,14 +38,34 @@ func TestParse(t *testing.T) {
 		"unknown key": {`{"colour":"blue","ipam":null,"prevResult":null}`, conf.Spec{Known: pool}},
 		"link": {
 			`{"master":"rail0","mode":"vepa","mtu":9000,"mac":"02:00:00:00:00:0A","bcqueuelen":7,"deviceID":"0000:3b:00.0"}`,
-			conf.Spec{Known: pool, Master: "rail0", Mode: "vepa", MTU: 9000, MAC: []byte{2, 0, 0, 0, 0, 10}, BCQueueLen: 7,
-				DeviceID: "0000:3b:00.0", DevicePCI: "0000:3b:00.0"},
+			conf.Spec{Known: pool, Mode: "vepa", MAC: []byte{2, 0, 0, 0, 0, 10}, BCQueueLen: 7,
+				DeviceID: "0000:3b:00.0", DevicePCI: "0000:3b:00.0", Rails: []conf.RailSpec{{Master: "rail0", MTU: 9000}}},
 		},
 		"runtime first": {
 			`{"mac":"02:00:00:00:00:01","deviceID":"a","args":{"cni":{"mac":"02:00:00:00:00:02","ips":["10.0.0.1"]}},
 			 "runtimeConfig":{"mac":"02:00:00:00:00:03","ips":["10.0.0.7/8","fd00::7"],"deviceID":"b","CNIDeviceInfoFile":"/f"}}`,
 			conf.Spec{Known: pool, MAC: []byte{2, 0, 0, 0, 0, 3}, DeviceID: "b", DeviceInfoFile: "/f",
 				Static: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}},
+		},
+		"ipvlan":      {`{"kind":"ipvlan","master":"rail0"}`, conf.Spec{Known: pool, Kind: "ipvlan", Mode: "l2", Rails: []conf.RailSpec{{Master: "rail0"}}}},
+		"host-device": {`{"kind":"host-device","device":"enp59s0","rdma":"required"}`, conf.Spec{Known: pool, Kind: "host-device", RDMA: "required", Rails: []conf.RailSpec{{Device: "enp59s0"}}}},
+		"of Multus":   {`{"kind":"host-device","pciBusID":"0000:3b:00.2"}`, conf.Spec{Known: pool, Kind: "host-device", DeviceID: "0000:3b:00.2", DevicePCI: "0000:3b:00.2"}},
+		"hwaddr":      {`{"kind":"host-device","hwaddr":"02:00:00:00:00:0a"}`, conf.Spec{Known: pool, Kind: "host-device", HWAddr: []byte{2, 0, 0, 0, 0, 10}}},
+		"sriov": {
+			`{"kind":"sriov","deviceID":"0000:3b:00.2","vlan":7,"vlanQoS":3,"vlanProto":"802.1Q","spoofchk":"off","trust":"on","link_state":"enable","min_tx_rate":0,"max_tx_rate":100}`,
+			conf.Spec{Known: pool, Kind: "sriov", DeviceID: "0000:3b:00.2", DevicePCI: "0000:3b:00.2", VF: conf.VF{
+				VLAN: new(7), QoS: new(3), Proto: "802.1q", SpoofChk: new(false), Trust: new(true), LinkState: "enable", MinRate: new(0), MaxRate: new(100)}},
+		},
+		"ipoib": {
+			`{"kind":"ipoib","master":"ib0","pkey":"0x8001","mode":"connected","runtimeConfig":{"infinibandGUID":"00:11:22:33:44:55:66:77"}}`,
+			conf.Spec{Known: pool, Kind: "ipoib", Mode: "connected", PKey: 0x8001, GUID: []byte{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77},
+				Rails: []conf.RailSpec{{Master: "ib0"}}},
+		},
+		"chained": {`{"kind":"chained","prevResult":{}}`, conf.Spec{Known: pool, Kind: "chained", PrevResult: []byte("{}")}},
+		"rails": {
+			`{"mtu":9000,"ipam":{"type":"railyard-ipam","pool":"rail0"},"rails":[{"master":"a"},{"master":"0000:3b:00.0","pool":"p","table":7},{"interface":"x","master":"b","mtu":1500}]}`,
+			conf.Spec{Known: own, Rails: []conf.RailSpec{{Master: "a", MTU: 9000, Pool: "rail0", Table: 1000},
+				{IfName: "-2", Master: "0000:3b:00.0", MTU: 9000, Pool: "p", Table: 7}, {IfName: "x", Master: "b", MTU: 1500, Pool: "rail0", Table: 1002}}},
 		},
 		"sysctl": {
 			`{"sysctl":{"net.ipv4.conf.IFNAME.arp_ignore":"1","net/ipv4/conf/all/rp_filter":"2"}}`,
@@ -55,8 +76,12 @@ func TestParse(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			if c.want.Kind = conf.KindMacvlan; c.want.Mode == "" {
-				c.want.Mode = conf.ModeBridge
+			c.want.Kind, c.want.RDMA = cmp.Or(c.want.Kind, conf.KindMacvlan), cmp.Or(c.want.RDMA, conf.RDMAAuto)
+			if c.want.Kind == conf.KindMacvlan {
+				c.want.Mode = cmp.Or(c.want.Mode, conf.ModeBridge)
+			}
+			if c.want.Rails == nil {
+				c.want.Rails = []conf.RailSpec{{Pool: c.want.Pool}}
 			}
 			got, err := conf.Parse([]byte(`{"cniVersion":"1.0.0","name":"n","type":"railyard",`+strings.TrimPrefix(c.text, "{")), "")
 			if name == "least" {
@@ -65,7 +90,7 @@ func TestParse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			if diff := gocmp.Diff(c.want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -81,6 +106,19 @@ func TestParseErrors(t *testing.T) {
 		if !strings.Contains(err.Error(), field+": ") {
 			t.Errorf("nothing on %s in %v", field, err)
 		}
+	}
+	_, err = conf.Parse([]byte(`{"name":"n","kind":"host-device","mode":"l2","master":"x","vlan":4095,"vlanQoS":8,"vlanProto":"x","spoofchk":"yes","trust":"1",
+		"link_state":"up","min_tx_rate":9,"max_tx_rate":-1,"pkey":"0","rdma":"x","hwaddr":"q","bcqueuelen":3,"runtimeConfig":{"infinibandGUID":"00:00:00:00:00:00:00:00"},
+		"rails":[{"device":"a b","mtu":7,"table":254,"pool":"x"},{"interface":"a/b","master":"y"},{"interface":"n","table":9},{"interface":"n","table":9}]}`), "")
+	for _, field := range []string{"mode", "master", "vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "max_tx_rate", "pkey", "rdma", "hwaddr",
+		"bcqueuelen", "runtimeConfig.infinibandGUID", "rails[0].device", "rails[0].mtu", "rails[0].table", "rails[0].pool", "rails[1].interface", "rails[1].master",
+		"rails[3].interface", "rails[3].table"} {
+		if !strings.Contains(err.Error(), field+": ") {
+			t.Errorf("nothing on %s in %v", field, err)
+		}
+	}
+	if _, err := conf.Parse([]byte(`{"name":"n","kind":"chained"}`), ""); err == nil || !strings.Contains(err.Error(), "prevResult") {
+		t.Errorf("chained behind nothing: %v", err)
 	}
 	var f *conf.FieldError
 	if !errors.As(err, &f) || f.Field == "" || f.Detail == "" {
@@ -189,8 +227,15 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("sysctl path %q", p)
 			}
 		}
-		if s.Name == "" || s.Kind == "" || s.Mode == "" || !filepath.IsAbs(s.AgentSocket) || len(s.Static) > 2 || strings.Contains(s.Master, "/") {
+		if s.Name == "" || s.Kind == "" || s.RDMA == "" || !filepath.IsAbs(s.AgentSocket) || len(s.Static) > 2 || len(s.Rails) == 0 {
 			t.Fatalf("accepted: %+v", s)
+		}
+		names := map[string]bool{}
+		for _, r := range s.Rails {
+			if names[r.Name("net1")] || strings.Contains(r.Master+r.Device+r.Name("net1"), "/") || s.Multi() != (r.Table != 0) {
+				t.Fatalf("accepted: %+v", s)
+			}
+			names[r.Name("net1")] = true
 		}
 	})
 }

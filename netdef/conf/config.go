@@ -24,7 +24,18 @@ const (
 )
 
 // The kinds of link.
-const KindMacvlan = "macvlan"
+const (
+	// KindMacvlan, KindIPvlan and KindIPoIB make a link on a master, which stays on the host.
+	KindMacvlan = "macvlan"
+	KindIPvlan  = "ipvlan"
+	KindIPoIB   = "ipoib"
+	// KindHostDevice moves a link of the host into the pod: a physical function, a virtual one or a subfunction.
+	KindHostDevice = "host-device"
+	// KindSRIOV is KindHostDevice for a virtual function, which its physical function configures first.
+	KindSRIOV = "sriov"
+	// KindChained makes no link: it completes the interface that the plugin before made.
+	KindChained = "chained"
+)
 
 // The modes of a macvlan, as ip-link(8) explains them.
 const (
@@ -34,11 +45,35 @@ const (
 	ModePassthru = "passthru"
 )
 
+// The modes of an ipvlan.
+const (
+	ModeL2  = "l2"
+	ModeL3  = "l3"
+	ModeL3S = "l3s"
+)
+
+// The modes of an IPoIB link.
+const (
+	ModeDatagram  = "datagram"
+	ModeConnected = "connected"
+)
+
+// What becomes of the RDMA device that belongs to the link.
+const (
+	// RDMAAuto: if there is one, the pod gets it.
+	RDMAAuto = "auto"
+	// RDMARequired: there must be one.
+	RDMARequired = "required"
+	// RDMAOff: nobody looks.
+	RDMAOff = "off"
+)
+
 // The capabilities that the plugin understands: keys of Config.Capabilities, and of runtimeConfig.
 const (
 	CapabilityIPs            = "ips"
 	CapabilityMAC            = "mac"
 	CapabilityDeviceID       = "deviceID"
+	CapabilityInfinibandGUID = "infinibandGUID"
 	CapabilityDeviceInfoFile = "CNIDeviceInfoFile"
 )
 
@@ -54,18 +89,44 @@ type Config struct {
 	// Master is the parent link on the host: its name, an alternative name, or the PCI address of the NIC. Empty
 	// means the NIC of deviceID if that is a PCI address, or else the link of the default route.
 	Master string `json:"master,omitempty"`
-	// Mode is the macvlan mode; empty means bridge.
+	// Mode is that of a macvlan, ipvlan or IPoIB link; empty means bridge, l2, or the master's.
 	Mode string `json:"mode,omitempty"`
-	// MTU in bytes, at most the master's; 0 means the master's.
+	// MTU in bytes, at most the master's; 0 means the master's, or the one that the moved device has.
 	MTU int `json:"mtu,omitempty"`
 	// MAC is the interface's address; empty: one derived from the attachment. runtimeConfig.mac and args.cni.mac
 	// come first.
 	MAC string `json:"mac,omitempty"`
 	// BCQueueLen is the macvlan's queue of broadcasts, in packets; 0 means the kernel's default.
 	BCQueueLen uint32 `json:"bcqueuelen,omitempty"`
-	// DeviceID is the device that the kubelet gave the pod; Multus sets it. Only a PCI address means something
-	// to a macvlan.
+	// DeviceID is the device that the kubelet gave the pod: a PCI address, or the name of an auxiliary device such as
+	// mlx5_core.sf.4. Multus sets it, and PCIBusID to the same.
 	DeviceID string `json:"deviceID,omitempty"`
+	PCIBusID string `json:"pciBusID,omitempty"`
+	// Device is what a host-device or sriov moves where no DeviceID says it: a link's name, an alternative name, a PCI
+	// address or the name of an auxiliary device. HWAddr is the hardware address of such a link instead.
+	Device string `json:"device,omitempty"`
+	HWAddr string `json:"hwaddr,omitempty"`
+
+	// What the physical function sets for an sriov's virtual one. Absent: it stays as it is. VLAN 0 is none; VLANQoS
+	// is 0 to 7; VLANProto is 802.1Q or 802.1ad; the rates are in Mbit/s, 0 unlimited; SpoofChk and Trust are on or off;
+	// LinkState is auto, enable or disable.
+	VLAN      *int   `json:"vlan,omitempty"`
+	VLANQoS   *int   `json:"vlanQoS,omitempty"`
+	VLANProto string `json:"vlanProto,omitempty"`
+	MinTxRate *int   `json:"min_tx_rate,omitempty"`
+	MaxTxRate *int   `json:"max_tx_rate,omitempty"`
+	SpoofChk  string `json:"spoofchk,omitempty"`
+	Trust     string `json:"trust,omitempty"`
+	LinkState string `json:"link_state,omitempty"`
+
+	// PKey is the partition of an IPoIB link, e.g. 0x8001; empty: the master's.
+	PKey string `json:"pkey,omitempty"`
+
+	// RDMA is RDMAAuto (also if empty), RDMARequired or RDMAOff.
+	RDMA string `json:"rdma,omitempty"`
+
+	// Rails make several interfaces in one call, one each. What a rail leaves out is as above.
+	Rails []Rail `json:"rails,omitempty"`
 	// Sysctl are kernel settings under net. in the pod's namespace, e.g. net.ipv4.conf.IFNAME.arp_ignore.
 	Sysctl map[string]string `json:"sysctl,omitempty"`
 
@@ -87,12 +148,29 @@ type Config struct {
 	ValidAttachments json.RawMessage `json:"cni.dev/valid-attachments,omitempty"`
 }
 
+// Rail is one of several.
+type Rail struct {
+	// Interface is its name in the pod; empty: that of the call for the first rail, and that with -2, -3 and so on
+	// for the others.
+	Interface string `json:"interface,omitempty"`
+	// Master and Device as in Config, whichever the kind takes.
+	Master string `json:"master,omitempty"`
+	Device string `json:"device,omitempty"`
+	MTU    int    `json:"mtu,omitempty"`
+	// Pool is the IPPool to lease from; empty: that of ipam.
+	Pool string `json:"pool,omitempty"`
+	// Table is the routing table of what leaves with the rail's addresses; 0: 1000 and the rail's place in the list.
+	Table int `json:"table,omitempty"`
+}
+
 // RuntimeConfig is what the runtime or Multus adds for one attachment, as far as Capabilities asked for it.
 type RuntimeConfig struct {
 	// IPs are static addresses, with or without a prefix length.
 	IPs      []string `json:"ips,omitempty"`
 	MAC      string   `json:"mac,omitempty"`
 	DeviceID string   `json:"deviceID,omitempty"`
+	// InfinibandGUID is the port's GUID of a virtual function or IPoIB link, e.g. 00:11:22:33:44:55:66:77.
+	InfinibandGUID string `json:"infinibandGUID,omitempty"`
 	// DeviceInfoFile is where to write the device information of the Network Plumbing Working Group's
 	// device-info-spec 1.1.0.
 	DeviceInfoFile string `json:"CNIDeviceInfoFile,omitempty"`

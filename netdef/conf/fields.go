@@ -15,30 +15,6 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 )
 
-// checkLink checks what makes the link, and fills in the defaults.
-func (s *Spec) checkLink() error {
-	var errs []error
-	if s.Kind == "" {
-		s.Kind = KindMacvlan
-	}
-	if s.Kind != KindMacvlan {
-		errs = append(errs, fieldErrorf("kind", "%.80q is unknown: write %q", s.Kind, KindMacvlan))
-	}
-	if s.Mode == "" {
-		s.Mode = ModeBridge
-	}
-	switch s.Mode {
-	case ModeBridge, ModePrivate, ModeVEPA, ModePassthru:
-	default:
-		errs = append(errs, fieldErrorf("mode", "%.80q is unknown: write %s, %s, %s or %s",
-			s.Mode, ModeBridge, ModePrivate, ModeVEPA, ModePassthru))
-	}
-	if s.MTU != 0 && (s.MTU < minMTU || s.MTU > maxMTU) {
-		errs = append(errs, fieldErrorf("mtu", "is %d: write %d to %d, or 0 for the master's", s.MTU, minMTU, maxMTU))
-	}
-	return errors.Join(append(errs, CheckMaster("master", s.Master))...)
-}
-
 // CheckMaster refuses what is neither a link's name or alternative name nor a PCI address. Empty is fine.
 func CheckMaster(field, master string) error {
 	const altIfNameSize = 128 // with the terminating zero, ALTIFNAMSIZ in include/uapi/linux/if.h

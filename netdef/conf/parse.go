@@ -5,6 +5,7 @@ package conf
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net"
@@ -28,21 +29,58 @@ const (
 // Spec is a config that was checked.
 type Spec struct {
 	Known
-	Kind   string
-	Master string // empty: see Config.Master
-	Mode   string
-	MTU    int              // 0: the master's
-	MAC    net.HardwareAddr // nil: derive one
+	Kind string
+	Mode string           // empty for the kinds without modes, and for an IPoIB link as its master is
+	MAC  net.HardwareAddr // nil: derive one, or keep the device's
 	// BCQueueLen 0: the kernel's default.
 	BCQueueLen uint32
 	// DeviceID is any string; DevicePCI is the same if it is a PCI address, and empty otherwise.
 	DeviceID, DevicePCI string
-	Sysctls             []Sysctl // by key
-	Static              []netip.Addr
-	DNS                 types.DNS
-	DeviceInfoFile      string // empty: none asked for
+	// HWAddr is the hardware address of the link to move, or nil.
+	HWAddr net.HardwareAddr
+	VF     VF
+	PKey   uint16           // 0: the master's
+	GUID   net.HardwareAddr // of 8 bytes, or nil
+	RDMA   string           // RDMAAuto, RDMARequired or RDMAOff
+	// Rails has at least one. They are of one kind and have different names.
+	Rails          []RailSpec
+	Sysctls        []Sysctl // by key
+	Static         []netip.Addr
+	DNS            types.DNS
+	DeviceInfoFile string // empty: none asked for
 	// PrevResult is the result of the plugins before this one, or nil.
 	PrevResult json.RawMessage
+}
+
+// Multi says that the config lists rails: then each has a routing table of its own.
+func (s Spec) Multi() bool { return s.Rails[0].Table != 0 }
+
+// RailSpec is one rail, with all that it inherits.
+type RailSpec struct {
+	// IfName is empty for the name of the call, or begins with - for what follows it.
+	IfName string
+	Master string // empty: see Config.Master
+	Device string // empty: see Config.Device
+	MTU    int    // 0: the master's or the device's
+	Pool   string // empty where the config's address management is not Railyard's
+	Table  int    // 0 if the config lists no rails
+}
+
+// Name is the rail's interface for a call that names the first one ifName.
+func (r RailSpec) Name(ifName string) string {
+	if r.IfName == "" || r.IfName[0] == '-' {
+		return ifName + r.IfName
+	}
+	return r.IfName
+}
+
+// VF is what a physical function is to set for a virtual one. Nil and empty fields stay as they are.
+type VF struct {
+	VLAN, QoS        *int
+	Proto            string
+	MinRate, MaxRate *int
+	SpoofChk, Trust  *bool
+	LinkState        string
 }
 
 // Known is what a config says in any call, a stripped DEL included.
@@ -97,7 +135,7 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	if err := decode(data, "", &c); err != nil {
 		return Spec{}, err
 	}
-	s := Spec{Kind: c.Kind, Master: c.Master, Mode: c.Mode, MTU: c.MTU, BCQueueLen: c.BCQueueLen, DeviceID: c.DeviceID}
+	s := Spec{Kind: c.Kind, Mode: c.Mode, BCQueueLen: c.BCQueueLen, DeviceID: cmp.Or(c.DeviceID, c.PCIBusID), RDMA: c.RDMA}
 	if null(c.PrevResult) {
 		c.PrevResult = nil
 	}
@@ -105,13 +143,15 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	if c.DNS != nil {
 		s.DNS = *c.DNS
 	}
-	var known, link, mac, ips, ctl error
+	var known, link, mac, ips, ctl, guid, rails error
 	s.Known, known = c.known(defaultDir)
-	link = s.checkLink()
+	link = s.checkLink(c)
 	s.MAC, mac = c.mac()
 	s.Static, ips = c.static()
 	s.Sysctls, ctl = parseSysctls(c.Sysctl)
-	errs := []error{known, link, mac, ips, ctl}
+	s.GUID, guid = c.guid()
+	s.Rails, rails = c.rails(s.Known)
+	errs := []error{known, link, mac, ips, ctl, guid, rails}
 	if rc := c.RuntimeConfig; rc != nil {
 		if rc.DeviceID != "" {
 			s.DeviceID = rc.DeviceID
@@ -122,6 +162,9 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	}
 	if IsPCI(s.DeviceID) {
 		s.DevicePCI = s.DeviceID
+	}
+	if s.Kind == KindChained && s.PrevResult == nil {
+		errs = append(errs, fieldErrorf("kind", "is %s and there is no prevResult: put the plugin behind another one in a list of plugins", KindChained))
 	}
 	if s.PrevResult != nil && s.PrevResult[0] != '{' {
 		errs = append(errs, fieldErrorf("prevResult", "is no object: pass the result of the plugin before unchanged"))

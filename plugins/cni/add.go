@@ -6,6 +6,7 @@ package cni
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -18,18 +19,19 @@ import (
 
 // attachment is one ADD: what it works on, and what it has planned.
 type attachment struct {
-	args   dispatch.Args
-	spec   conf.Spec
-	host   *netlink.Handle
-	pod    *pod
-	master master
+	args dispatch.Args
+	spec conf.Spec
+	host *netlink.Handle
+	pod  *pod
 
 	prev    *current.Result
-	link    *journal.Link
+	rails   []*rail
 	sysctls []journal.Sysctl
 	file    *journal.File
 	device  string // PCI address in file
 	journal journal.Journal
+	// locks are those of the devices that the rails move, until they are moved.
+	locks []*journal.Lock
 }
 
 func (p *plugin) add(ctx context.Context, args dispatch.Args) (*current.Result, error) {
@@ -47,7 +49,7 @@ func (p *plugin) add(ctx context.Context, args dispatch.Args) (*current.Result, 
 	}
 	t := &attachment{args: args, spec: spec}
 	defer t.close()
-	if err := p.plan(t); err != nil {
+	if err := p.plan(ctx, dir, t); err != nil {
 		return nil, err
 	}
 	p.Hit("add:planned")
@@ -55,6 +57,7 @@ func (p *plugin) add(ctx context.Context, args dispatch.Args) (*current.Result, 
 	if err == nil {
 		return result, nil
 	}
+	t.unlock()
 	if undo := p.undo(ctx, dir, t.journal, args.Path); undo != nil {
 		p.Log.Error("an attachment failed and not all of it could be undone; its journal is kept for DEL",
 			"containerID", args.ContainerID, "ifName", args.IfName, "error", undo)
@@ -92,49 +95,52 @@ func (p *plugin) clearWay(ctx context.Context, dir *journal.Dir, id journal.ID) 
 }
 
 // plan looks at everything and changes nothing.
-func (p *plugin) plan(t *attachment) error {
+func (p *plugin) plan(ctx context.Context, dir *journal.Dir, t *attachment) error {
 	var err error
 	if t.prev, err = previous(t.spec, t.args.CNIVersion); err != nil {
 		return err
 	}
-	source, err := planAddresses(t.args, &t.spec)
-	if err != nil {
-		return err
+	if t.spec.Multi() && (t.spec.MAC != nil || len(t.spec.Static) > 0 || t.args.Extra.Get("IP") != "") {
+		return dispatch.Errorf(dispatch.CodeConfig, "mac and ips: a network of several rails gives each its own: leave them out")
 	}
 	if t.host, err = openHandle(); err != nil {
 		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
 	}
-	if t.master, err = findMaster(t.host, p.Sys, t.spec); err != nil {
-		return err
-	}
-	if t.link, err = planMacvlan(t.spec, t.master, idOf(t.args)); err != nil {
-		return err
-	}
 	if t.pod, err = openPod(t.args.NS); err != nil {
 		return dispatch.Errorf(dispatch.CodeNetNS, "CNI_NETNS: %w", err)
 	}
-	if _, err := t.pod.link.LinkByName(t.args.IfName); !linkGone(err) {
+	names := map[string]bool{}
+	for _, r := range t.spec.Rails {
+		one, err := p.planRail(ctx, dir, t, r)
 		if err != nil {
-			return dispatch.Errorf(dispatch.CodeLink, "look for %s in the pod: %w", t.args.IfName, err)
+			return err
 		}
-		return interfaceExists(t.args.IfName)
+		t.rails = append(t.rails, one)
+		if names[one.name()] || conf.CheckInterface("rails.interface", one.name()) != nil {
+			return &conf.FieldError{Field: "rails.interface", Detail: fmt.Sprintf("%q is the name of two rails or too long for one: name each rail's interface", one.name())}
+		}
+		names[one.name()] = true
 	}
-	if t.sysctls, err = t.pod.planSysctls(t.spec.Sysctls, t.args.IfName); err != nil {
+	if t.sysctls, err = t.pod.planSysctls(t.spec.Sysctls, t.rails); err != nil {
 		return err
 	}
-	t.file, t.device = planDeviceInfo(t.spec, t.master)
-	t.journal = t.newJournal(source)
+	t.file, t.device = planDeviceInfo(t.spec, t.rails[0].master)
+	t.journal = t.newJournal()
 	return nil
 }
 
-// planSysctls reads the old values of the settings that outlive the interface.
-func (p *pod) planSysctls(list []conf.Sysctl, ifName string) ([]journal.Sysctl, error) {
+// planSysctls reads the old values of the settings that outlive the interfaces.
+func (p *pod) planSysctls(list []conf.Sysctl, rails []*rail) ([]journal.Sysctl, error) {
 	var out []journal.Sysctl
 	var lasting []int
-	for i, s := range list {
-		out = append(out, journal.Sysctl{Path: s.Path(ifName), Value: s.Value})
+	for _, s := range list {
 		if !s.OfInterface() {
-			lasting = append(lasting, i)
+			lasting = append(lasting, len(out))
+			out = append(out, journal.Sysctl{Path: s.Path(""), Value: s.Value})
+			continue
+		}
+		for _, r := range rails {
+			out = append(out, journal.Sysctl{Path: s.Path(r.name()), Value: s.Value})
 		}
 	}
 	if len(lasting) == 0 {
@@ -152,12 +158,11 @@ func (p *pod) planSysctls(list []conf.Sysctl, ifName string) ([]journal.Sysctl, 
 	})
 }
 
-func (t *attachment) newJournal(source *journal.Step) journal.Journal {
+func (t *attachment) newJournal() journal.Journal {
 	j := journal.Journal{ContainerID: t.args.ContainerID, IfName: t.args.IfName, Network: t.args.Name, NetNS: t.args.NS}
-	if source != nil {
-		j.Steps = append(j.Steps, *source)
+	for _, r := range t.rails {
+		j.Steps = append(j.Steps, r.steps()...)
 	}
-	j.Steps = append(j.Steps, journal.Step{Link: t.link})
 	for i := range t.sysctls {
 		j.Steps = append(j.Steps, journal.Step{Sysctl: &t.sysctls[i]})
 	}
@@ -173,33 +178,34 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 		return nil, journalError(err)
 	}
 	p.Hit("add:journaled")
-	if err := t.master.bringUp(t.host); err != nil {
-		return nil, err
+	for _, r := range t.rails {
+		if err := p.makeLink(ctx, t, r); err != nil {
+			return nil, err
+		}
+		p.Hit("add:linked")
 	}
-	if err := addMacvlan(ctx, t.host, t.pod, t.link, t.master, t.spec.BCQueueLen); err != nil {
-		return nil, err
+	t.unlock()
+	// The links are there before the addresses are asked for: some IPAM plugins, dhcp for one, speak through them.
+	var settings []journal.Sysctl
+	for _, r := range t.rails {
+		var err error
+		if r.got, err = p.obtain(ctx, r.args, r.spec); err != nil {
+			return nil, err
+		}
+		p.Hit("add:leased")
+		if err := r.got.fit(r.link.MTU); err != nil {
+			return nil, err
+		}
+		settings = append(settings, r.builtin()...)
 	}
-	p.Hit("add:linked")
-	// The link is there before the addresses are asked for: some IPAM plugins, dhcp for one, speak through it.
-	a, err := p.obtain(ctx, t.args, t.spec)
-	if err != nil {
-		return nil, err
-	}
-	p.Hit("add:leased")
-	if err := a.fit(t.link.MTU); err != nil {
-		return nil, err
-	}
-	if err := t.pod.set(append(builtin(t.link.Name, a.has6()), t.sysctls...)); err != nil {
+	if err := t.pod.set(append(settings, t.sysctls...)); err != nil {
 		return nil, err
 	}
 	p.Hit("add:set")
-	link, err := t.pod.link.LinkByName(t.link.Name)
-	if err != nil {
-		return nil, dispatch.Errorf(dispatch.CodeLink, "look for %s in the pod: %w", t.link.Name, err)
-	}
-	t.link.Index = link.Attrs().Index
-	if a.install, err = p.configure(ctx, t.pod, link, a); err != nil {
-		return nil, err
+	for _, r := range t.rails {
+		if err := p.configure(ctx, dir, t, r); err != nil {
+			return nil, err
+		}
 	}
 	if t.file != nil {
 		if err := writeDeviceInfo(t.file, t.device); err != nil {
@@ -207,15 +213,17 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 		}
 		p.Hit("add:informed")
 	}
-	return p.complete(dir, t, a)
+	return p.complete(dir, t)
 }
 
 // complete writes the result to the journal.
-func (p *plugin) complete(dir *journal.Dir, t *attachment, a addresses) (*current.Result, error) {
-	result := a.appendTo(t.prev, &current.Interface{
-		Name: t.link.Name, Mac: t.link.MAC, Mtu: t.link.MTU, Sandbox: t.args.NetNS, PciID: t.master.pci,
-	}, t.spec)
-	t.link.Routes = a.install
+func (p *plugin) complete(dir *journal.Dir, t *attachment) (*current.Result, error) {
+	result := t.prev
+	for _, r := range t.rails {
+		result = r.got.appendTo(result, &current.Interface{
+			Name: r.name(), Mac: r.link.MAC, Mtu: r.link.MTU, Sandbox: t.args.NetNS, PciID: r.master.pci,
+		}, t.spec)
+	}
 	var err error
 	if t.journal.Result, err = encodeResult(result); err != nil {
 		return nil, err
@@ -227,7 +235,16 @@ func (p *plugin) complete(dir *journal.Dir, t *attachment, a addresses) (*curren
 	return result, nil
 }
 
+// unlock gives the devices' locks back.
+func (t *attachment) unlock() {
+	for _, l := range t.locks {
+		l.Unlock()
+	}
+	t.locks = nil
+}
+
 func (t *attachment) close() {
+	t.unlock()
 	if t.pod != nil {
 		t.pod.close()
 	}

@@ -4,6 +4,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -76,6 +77,12 @@ func planAddresses(a dispatch.Args, s *conf.Spec) (*journal.Step, error) {
 
 func leaseKey(network string, id journal.ID) ipam.Key {
 	return ipam.Key{Network: network, ContainerID: id.ContainerID, IfName: id.IfName}
+}
+
+// railID is the attachment's ID, or that of its rail with a name of its own.
+func railID(id journal.ID, ifName string) journal.ID {
+	id.IfName = cmp.Or(ifName, id.IfName)
+	return id
 }
 
 func leaseRequest(a dispatch.Args, s conf.Spec) ipam.Request {

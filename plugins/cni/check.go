@@ -4,6 +4,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/netdef/conf"
@@ -56,12 +58,13 @@ func (p *plugin) check(ctx context.Context, args dispatch.Args) error {
 		return dispatch.Errorf(dispatch.CodeNetNS, "CNI_NETNS: %w", err)
 	}
 	defer pod.close()
+	c := checking{plugin: p, args: args, pod: pod, result: result}
 	errs := []error{}
 	for _, s := range j.Steps {
-		if s.Link != nil && mac != nil {
+		if s.Link != nil && s.Link.Name == args.IfName && mac != nil {
 			s.Link.MAC = mac.String() // a plugin after this one, tuning for one, may have changed it, and says so
 		}
-		errs = append(errs, p.checkStep(ctx, args, pod, s, result))
+		errs = append(errs, c.step(ctx, s))
 	}
 	return errors.Join(errs...)
 }
@@ -88,42 +91,74 @@ func checkPrevious(spec conf.Spec, args dispatch.Args) (net.HardwareAddr, error)
 	return nil, dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s: pass the result of the ADD unchanged", args.IfName)
 }
 
-func (p *plugin) checkStep(ctx context.Context, args dispatch.Args, pod *pod, s journal.Step, r *current.Result) error {
+// checking is one CHECK.
+type checking struct {
+	*plugin
+	args   dispatch.Args
+	pod    *pod
+	result *current.Result
+	// link is that of the step before: rules are its rail's.
+	link *journal.Link
+}
+
+func (c *checking) step(ctx context.Context, s journal.Step) error {
 	switch {
 	case !s.Known():
 		return dispatch.Errorf(dispatch.CodeJournal, "%w: a step is unknown to this program", journal.ErrNewer)
 	case s.Lease != nil:
-		return p.checkLease(ctx, args, *s.Lease, r)
+		return c.checkLease(ctx, *s.Lease)
 	case s.Delegate != nil:
-		_, err := p.foreignCall(args, s.Delegate.Type).run(ctx)
+		args := c.args
+		args.IfName = cmp.Or(s.Delegate.IfName, args.IfName)
+		_, err := c.foreignCall(args, s.Delegate.Type).run(ctx)
 		return err
 	case s.Link != nil:
-		return checkLink(pod, s.Link, r)
+		c.link = s.Link
+		return c.checkLink(s.Link)
+	case s.VF != nil:
+		return c.checkVF(s.VF)
+	case s.Rule != nil:
+		return c.checkRules(s.Rule)
 	case s.Sysctl != nil:
-		return checkSysctl(pod, *s.Sysctl)
+		return checkSysctl(c.pod, *s.Sysctl)
 	}
 	return nil // the file of device information may be moved by whom it is for
 }
 
-func checkLink(pod *pod, l *journal.Link, r *current.Result) error {
-	link, err := findMacvlan(pod.link, l)
+func (c *checking) checkLink(l *journal.Link) error {
+	link, err := findLink(c.pod.link, l)
 	switch {
 	case err != nil:
 		return err
 	case link == nil:
 		return dispatch.Errorf(dispatch.CodeDrift, "the interface %s is gone, or another is in its place", l.Name)
 	}
-	if err := compareMacvlan(link, l); err != nil {
+	if err := compareLink(link, l); err != nil {
 		return dispatch.Errorf(dispatch.CodeDrift, "%w", err)
 	}
-	mine := len(r.Interfaces) - 1 // appendTo put it last
-	var ips []*current.IPConfig
-	for _, c := range r.IPs {
-		if c.Interface != nil && *c.Interface == mine {
-			ips = append(ips, c)
+	return compareAddresses(c.pod.link, link, c.ipsOf(l), l.Routes)
+}
+
+// ipsOf are the addresses that the result has for the interface.
+func (c *checking) ipsOf(l *journal.Link) []*current.IPConfig {
+	at := inPod(c.result, l.Name)
+	return slices.DeleteFunc(slices.Clone(c.result.IPs), func(i *current.IPConfig) bool { return i.Interface == nil || *i.Interface != at })
+}
+
+// checkRules looks for the rule of each of the rail's addresses.
+func (c *checking) checkRules(r *journal.Rule) error {
+	have, err := rulesOf(c.pod.link, r)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range c.ipsOf(c.link) {
+		want := ruleFor(i, r.Table)
+		if !slices.ContainsFunc(have, func(h netlink.Rule) bool { return h.Src != nil && h.Src.String() == want.Src.String() }) {
+			errs = append(errs, dispatch.Errorf(dispatch.CodeDrift, "the pod has lost the rule from %s to table %d", want.Src, r.Table))
 		}
 	}
-	return compareAddresses(pod.link, link, ips, l.Routes)
+	return errors.Join(errs...)
 }
 
 func checkSysctl(pod *pod, s journal.Sysctl) error {
@@ -141,9 +176,9 @@ func checkSysctl(pod *pod, s journal.Sysctl) error {
 }
 
 // checkLease makes sure that the addresses are still the attachment's.
-func (p *plugin) checkLease(ctx context.Context, args dispatch.Args, s journal.Lease, r *current.Result) error {
+func (c *checking) checkLease(ctx context.Context, s journal.Lease) error {
 	paths := conf.Paths{StateDir: s.StateDir, AgentSocket: s.AgentSocket}
-	l, err := p.Leaser(paths).Lookup(ctx, leaseKey(args.Name, idOf(args)))
+	l, err := c.Leaser(paths).Lookup(ctx, leaseKey(c.args.Name, railID(idOf(c.args), s.IfName)))
 	switch {
 	case errors.Is(err, ipam.ErrNotFound):
 		return dispatch.Errorf(dispatch.CodeDrift, "the lease is gone: %w", err)
@@ -151,7 +186,7 @@ func (p *plugin) checkLease(ctx context.Context, args dispatch.Args, s journal.L
 		return err
 	}
 	for _, a := range l.Addresses {
-		if !slices.ContainsFunc(r.IPs, func(c *current.IPConfig) bool { return prefix(c) == a.Prefix }) {
+		if !slices.ContainsFunc(c.result.IPs, func(i *current.IPConfig) bool { return prefix(i) == a.Prefix }) {
 			return dispatch.Errorf(dispatch.CodeDrift, "%w", fmt.Errorf("the lease holds %s, which the attachment was not given", a.Prefix))
 		}
 	}

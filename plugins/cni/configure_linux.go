@@ -19,19 +19,6 @@ import (
 	"github.com/railyard-net/railyard/plugins/dispatch"
 )
 
-// builtin are the settings that every interface gets before it comes up; see the package's comment.
-func builtin(ifName string, has6 bool) []journal.Sysctl {
-	v4, v6 := "net/ipv4/conf/"+ifName+"/", "net/ipv6/conf/"+ifName+"/"
-	out := []journal.Sysctl{{Path: v4 + "arp_notify", Value: "1"}}
-	if has6 {
-		out = append(out,
-			journal.Sysctl{Path: v6 + "disable_ipv6", Value: "0"},
-			journal.Sysctl{Path: v6 + "accept_dad", Value: "0"},
-			journal.Sysctl{Path: v6 + "ndisc_notify", Value: "1"})
-	}
-	return out
-}
-
 // set writes settings in the pod.
 func (p *pod) set(list []journal.Sysctl) error {
 	if len(list) == 0 {
@@ -51,31 +38,36 @@ func (p *pod) set(list []journal.Sysctl) error {
 	})
 }
 
-// configure gives the link its addresses, brings it up and adds the routes, in the order that makes the kernel
-// announce the addresses: first the addresses, then up. It gives the routes that it added: of two to one destination
-// the pod keeps the first, as with the reference plugins, since two attachments may well want the same.
-func (p *plugin) configure(ctx context.Context, pod *pod, link netlink.Link, a addresses) ([]*types.Route, error) {
+// address gives the link its addresses and brings it up, in the order that makes the kernel announce them.
+func (p *plugin) address(ctx context.Context, pod *pod, link netlink.Link, ips []*current.IPConfig) error {
 	name := link.Attrs().Name
-	for _, c := range a.ips {
+	for _, c := range ips {
 		addr := &netlink.Addr{IPNet: &net.IPNet{IP: c.Address.IP, Mask: c.Address.Mask}}
 		if c.Address.IP.To4() == nil {
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		if err := pod.link.AddrAdd(link, addr); err != nil {
-			return nil, dispatch.Errorf(dispatch.CodeAddress, "add the address %s to %s: %w", addr.IPNet, name, err)
+			return dispatch.Errorf(dispatch.CodeAddress, "add the address %s to %s: %w", addr.IPNet, name, err)
 		}
 	}
 	p.Hit("add:addressed")
 	err := patiently(ctx, unix.EADDRINUSE, func() error { return pod.link.LinkSetUp(link) })
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, dispatch.Errorf(dispatch.CodeLink, "bring %s up: its MAC %s is in use on the same master: %w", name, link.Attrs().HardwareAddr, err)
+		return dispatch.Errorf(dispatch.CodeLink, "bring %s up: its MAC %s is in use on the same master: %w", name, link.Attrs().HardwareAddr, err)
 	case err != nil:
-		return nil, dispatch.Errorf(dispatch.CodeLink, "bring %s up: %w", name, err)
+		return dispatch.Errorf(dispatch.CodeLink, "bring %s up: %w", name, err)
 	}
 	p.Hit("add:up")
+	return nil
+}
+
+// route adds routes over the link and gives those that it added: of two to one destination the pod keeps the first, as
+// with the reference plugins, since two attachments may well want the same.
+func (p *plugin) route(pod *pod, link netlink.Link, routes []*types.Route) ([]*types.Route, error) {
+	name := link.Attrs().Name
 	var added []*types.Route
-	for _, r := range a.install {
+	for _, r := range routes {
 		switch err := pod.link.RouteAdd(kernelRoute(link, r)); {
 		case errors.Is(err, unix.EEXIST):
 			p.Log.Info("the pod has a route to that destination and keeps it", "dst", r.Dst.String(), "via", r.GW, "link", name)
@@ -86,9 +78,6 @@ func (p *plugin) configure(ctx context.Context, pod *pod, link netlink.Link, a a
 		}
 	}
 	p.Hit("add:routed")
-	if a.has6() {
-		return added, settle(ctx, pod.link, link)
-	}
 	return added, nil
 }
 

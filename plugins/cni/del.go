@@ -39,7 +39,7 @@ func (p *plugin) del(ctx context.Context, args dispatch.Args) error {
 	default:
 		return journalError(err)
 	}
-	p.undoUnrecorded(ctx, known, args)
+	p.undoUnrecorded(ctx, dir, known, args)
 	if err := dir.Remove(id); err != nil {
 		return dispatch.Errorf(dispatch.CodeIO, "%w", err)
 	}
@@ -49,10 +49,10 @@ func (p *plugin) del(ctx context.Context, args dispatch.Args) error {
 // undoUnrecorded undoes what there may be of an attachment without a journal: it never was, or the state folder was
 // lost, or it was made before a reboot, when other IPAM plugins' leases on disk have outlived it. Nothing of
 // it may fail the DEL, which nobody could ever help.
-func (p *plugin) undoUnrecorded(ctx context.Context, known conf.Known, args dispatch.Args) {
+func (p *plugin) undoUnrecorded(ctx context.Context, dir *journal.Dir, known conf.Known, args dispatch.Args) {
 	id := idOf(args)
 	log := p.Log.With("containerID", id.ContainerID, "ifName", id.IfName)
-	u := undoing{plugin: p, journal: journal.Journal{ContainerID: id.ContainerID, IfName: id.IfName, Network: args.Name}}
+	u := undoing{plugin: p, dir: dir, journal: journal.Journal{ContainerID: id.ContainerID, IfName: id.IfName, Network: args.Name}}
 	defer u.close()
 	if ns, err := ipam.StatNetNS(args.NetNS); args.NetNS != "" && err == nil {
 		u.journal.NetNS = ns
@@ -60,7 +60,7 @@ func (p *plugin) undoUnrecorded(ctx context.Context, known conf.Known, args disp
 	}
 	if u.pod != nil {
 		l := &journal.Link{Kind: conf.KindMacvlan, Name: id.IfName, MAC: deriveMAC(id).String()}
-		if err := delMacvlan(u.pod.link, l); err != nil {
+		if err := delLink(u.pod.link, l); err != nil {
 			log.Warn("a link without a journal could not be removed", "error", err)
 		}
 	}

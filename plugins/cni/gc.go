@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
@@ -100,10 +102,15 @@ func (p *plugin) retain(ctx context.Context, dir *journal.Dir, known conf.Known,
 	if err != nil {
 		return journalError(err)
 	}
+	keys := []ipam.Key{}
 	for _, j := range all {
 		keep[j.ID()] = true
+		for _, s := range j.Steps {
+			if s.Lease != nil && s.Lease.IfName != "" && j.Network == args.Name {
+				keys = append(keys, leaseKey(args.Name, railID(j.ID(), s.Lease.IfName)))
+			}
+		}
 	}
-	keys := []ipam.Key{}
 	for id := range keep {
 		keys = append(keys, leaseKey(args.Name, id))
 	}
@@ -122,12 +129,10 @@ func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
 		return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
 	}
 	defer host.Close()
-	m, err := findMaster(host, p.Sys, spec)
-	if err != nil {
-		return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
-	}
-	if _, err := m.checkMTU(spec.MTU); err != nil {
-		return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
+	for _, r := range spec.Rails {
+		if err := p.railReady(host, spec, r); err != nil {
+			return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
+		}
 	}
 	if err := os.MkdirAll(spec.StateDir, 0o700); err != nil {
 		return dispatch.Errorf(dispatch.CodeNotReady, "stateDir: %w", err)
@@ -136,7 +141,17 @@ func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
 	case "":
 		return nil
 	case conf.IPAMType:
-		return dispatch.StatusError(p.Leaser(spec.Paths).Ready(ctx, spec.Pool))
+		pools := map[string]bool{}
+		for _, r := range spec.Rails {
+			if pools[r.Pool] {
+				continue
+			}
+			pools[r.Pool] = true
+			if err := p.Leaser(spec.Paths).Ready(ctx, r.Pool); err != nil {
+				return dispatch.StatusError(err)
+			}
+		}
+		return nil
 	default:
 		if _, err := find(spec.IPAMType, args.Path); err != nil {
 			return dispatch.Errorf(dispatch.CodeNotReady, "ipam.type: %w", err)
@@ -144,4 +159,34 @@ func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
 		_, err := p.foreignCall(args, spec.IPAMType).run(ctx)
 		return err
 	}
+}
+
+// railReady says whether the host has what the rail stands on. A device is known only to the call that brings it.
+func (p *plugin) railReady(host *netlink.Handle, s conf.Spec, r conf.RailSpec) error {
+	switch {
+	case conf.OnMaster(s.Kind):
+		m, err := findMaster(host, p.Sys, s, r)
+		if err != nil {
+			return err
+		}
+		_, err = m.checkMTU(r.MTU)
+		return err
+	case conf.Moves(s.Kind) && r.Device != "":
+		_, err := findDevice(host, p.Sys, s, r)
+		if err == nil {
+			return nil
+		}
+		// A pod may have it at this moment, which is as it should be.
+		if p.taken(s, r) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+// taken says that an attachment has the rail's device.
+func (p *plugin) taken(s conf.Spec, r conf.RailSpec) bool {
+	dir, err := p.open(s.StateDir)
+	return err == nil && p.holder(dir, s, r) != nil
 }

@@ -20,8 +20,8 @@ import (
 // master is the link on the host that an attachment stands on.
 type master struct {
 	link netlink.Link
-	// pci is its PCI address, or empty.
-	pci string
+	// bus is its PCI address or the name of its auxiliary device, and pci the former; both may be empty.
+	bus, pci string
 }
 
 func (m master) name() string { return m.link.Attrs().Name }
@@ -29,26 +29,27 @@ func (m master) mtu() int     { return m.link.Attrs().MTU }
 
 // parent is the index that a macvlan on this master shows as its parent's: the kernel puts a macvlan on a macvlan
 // beside it, on the same device below (macvlan_common_newlink).
-func (m master) parent() int {
-	if a := m.link.Attrs(); m.link.Type() == "macvlan" && a.ParentIndex != 0 {
+func (m master) parent(kind string) int {
+	if a := m.link.Attrs(); kind == conf.KindMacvlan && m.link.Type() == "macvlan" && a.ParentIndex != 0 {
 		return a.ParentIndex
 	}
 	return m.link.Attrs().Index
 }
 
-// findMaster resolves the config's master.
-func findMaster(h *netlink.Handle, sys fs.FS, s conf.Spec) (master, error) {
+// findMaster resolves a rail's master.
+func findMaster(h *netlink.Handle, sys fs.FS, s conf.Spec, r conf.RailSpec) (master, error) {
 	var name string
 	var err error
 	switch {
-	case conf.IsPCI(s.Master):
-		name, err = byPCI(sys, "master", s.Master)
-	case s.Master != "":
-		name = s.Master
+	case conf.IsPCI(r.Master):
+		name, err = byBus(sys, "pci", "master", r.Master)
+	case r.Master != "":
+		name = r.Master
 	case s.DevicePCI != "":
-		name, err = byPCI(sys, "deviceID", s.DevicePCI)
+		name, err = byBus(sys, "pci", "deviceID", s.DevicePCI)
 	default:
-		return defaultMaster(h, sys)
+		m, err := defaultMaster(h, sys)
+		return m, errors.Join(err, m.checkKind(s.Kind))
 	}
 	if err != nil {
 		return master{}, err
@@ -60,35 +61,55 @@ func findMaster(h *netlink.Handle, sys fs.FS, s conf.Spec) (master, error) {
 	case err != nil:
 		return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: look for %s: %w", name, err)
 	}
-	return ethernet(link, sys)
+	m := newMaster(link, sys)
+	return m, m.checkKind(s.Kind)
 }
 
-func ethernet(link netlink.Link, sys fs.FS) (master, error) {
-	a := link.Attrs()
-	if a.EncapType != "ether" || a.Flags&net.FlagLoopback != 0 {
-		return master{}, dispatch.Errorf(dispatch.CodeConfig, "master: %s is no Ethernet link (%s): a macvlan stands on Ethernet only", a.Name, a.EncapType)
+func newMaster(link netlink.Link, sys fs.FS) master {
+	m := master{link: link, bus: link.Attrs().ParentDev}
+	if target, err := fs.ReadLink(sys, path.Join("class/net", m.name(), "device")); err == nil {
+		m.bus = path.Base(target)
 	}
-	m := master{link: link}
-	if target, err := fs.ReadLink(sys, path.Join("class/net", a.Name, "device")); err == nil && conf.IsPCI(path.Base(target)) {
-		m.pci = path.Base(target)
+	if conf.IsPCI(m.bus) {
+		m.pci = m.bus
 	}
-	return m, nil
+	return m
 }
 
-// byPCI is the name of the one link of the PCI function.
-func byPCI(sys fs.FS, field, address string) (string, error) {
-	entries, err := fs.ReadDir(sys, path.Join("bus/pci/devices", address, "net"))
+// checkKind refuses a master on which no such link can stand.
+func (m master) checkKind(kind string) error {
+	if m.link == nil {
+		return nil
+	}
+	a, encap := m.link.Attrs(), "ether"
+	if kind == conf.KindIPoIB {
+		encap = "infiniband"
+	}
+	switch {
+	case a.EncapType == encap && a.Flags&net.FlagLoopback == 0:
+		return nil
+	case kind == conf.KindIPoIB:
+		return dispatch.Errorf(dispatch.CodeConfig, "master: %s is no InfiniBand link (%s): write kind %s or %s for Ethernet", a.Name, a.EncapType, conf.KindMacvlan, conf.KindIPvlan)
+	case a.EncapType == "infiniband":
+		return dispatch.Errorf(dispatch.CodeConfig, "master: %s is no Ethernet link (%s): write kind %s for it", a.Name, a.EncapType, conf.KindIPoIB)
+	}
+	return dispatch.Errorf(dispatch.CodeConfig, "master: %s is no Ethernet link (%s): %s stands on Ethernet only", a.Name, a.EncapType, kind)
+}
+
+// byBus is the name of the one link of a PCI function or an auxiliary device.
+func byBus(sys fs.FS, bus, field, address string) (string, error) {
+	entries, err := fs.ReadDir(sys, path.Join("bus", bus, "devices", address, "net"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: the host has no network link on PCI address %s", field, address)
+		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: the host has no network link on %s", field, address)
 	case err != nil:
-		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: look for the link of PCI address %s: %w", field, address, err)
+		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: look for the link of %s: %w", field, address, err)
 	case len(entries) != 1:
 		var names []string
 		for _, e := range entries {
 			names = append(names, e.Name())
 		}
-		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: PCI address %s has the links %v: name one of them", field, address, names)
+		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: %s has the links %v: name one of them", field, address, names)
 	}
 	return entries[0].Name(), nil
 }
@@ -118,7 +139,7 @@ func defaultMaster(h *netlink.Handle, sys fs.FS) (master, error) {
 		if err != nil {
 			return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: look for the default route's link: %w", err)
 		}
-		return ethernet(link, sys)
+		return newMaster(link, sys), nil
 	}
 	return master{}, dispatch.Errorf(dispatch.CodeMaster, "master: is empty and the host has no default route: name a link")
 }
@@ -147,8 +168,8 @@ func (m master) checkMTU(want int) (int, error) {
 	case want == 0:
 		return m.mtu(), nil
 	case want > m.mtu():
-		return 0, fmt.Errorf("%w", &conf.FieldError{Field: "mtu", Detail: fmt.Sprintf(
-			"is %d, more than the %d of master %s: write at most that, or raise the master's", want, m.mtu(), m.name())})
+		return 0, &conf.FieldError{Field: "mtu", Detail: fmt.Sprintf(
+			"is %d, more than the %d of master %s: write at most that, or raise the master's", want, m.mtu(), m.name())}
 	}
 	return want, nil
 }

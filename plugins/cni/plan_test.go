@@ -27,29 +27,33 @@ func testMaster() master {
 	return master{link: &netlink.Veth{LinkAttrs: a}}
 }
 
-func TestPlanMacvlan(t *testing.T) {
+func TestPlanLink(t *testing.T) {
 	id := journal.ID{ContainerID: "c", IfName: "net1"}
 	derived := deriveMAC(id).String()
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	const masters = "02:00:00:00:00:01"
 	for name, c := range map[string]struct {
 		spec      conf.Spec
+		mtu       int
 		want      *journal.Link
 		wantField string
 	}{
-		"defaults":         {spec: conf.Spec{Mode: "bridge"}, want: &journal.Link{Mode: "bridge", MTU: 9000, MAC: derived}},
-		"all":              {spec: conf.Spec{Mode: "vepa", MTU: 1500, MAC: mac}, want: &journal.Link{Mode: "vepa", MTU: 1500, MAC: mac.String()}},
-		"passthru":         {spec: conf.Spec{Mode: "passthru"}, want: &journal.Link{Mode: "passthru", MTU: 9000, MAC: "02:00:00:00:00:01"}},
-		"passthru and MAC": {spec: conf.Spec{Mode: "passthru", MAC: mac}, wantField: "mac"},
-		"MTU":              {spec: conf.Spec{Mode: "bridge", MTU: 9001}, wantField: "mtu"},
+		"defaults":         {spec: conf.Spec{Kind: "macvlan", Mode: "bridge"}, want: &journal.Link{Mode: "bridge", MTU: 9000, MAC: derived}},
+		"all":              {spec: conf.Spec{Kind: "macvlan", Mode: "vepa", MAC: mac}, mtu: 1500, want: &journal.Link{Mode: "vepa", MTU: 1500, MAC: mac.String()}},
+		"passthru":         {spec: conf.Spec{Kind: "macvlan", Mode: "passthru"}, want: &journal.Link{Mode: "passthru", MTU: 9000, MAC: masters}},
+		"passthru and MAC": {spec: conf.Spec{Kind: "macvlan", Mode: "passthru", MAC: mac}, wantField: "mac"},
+		"MTU":              {spec: conf.Spec{Kind: "macvlan", Mode: "bridge"}, mtu: 9001, wantField: "mtu"},
+		"ipvlan":           {spec: conf.Spec{Kind: "ipvlan", Mode: "l3"}, want: &journal.Link{Mode: "l3", MTU: 9000, MAC: masters}},
+		"ipvlan and MAC":   {spec: conf.Spec{Kind: "ipvlan", Mode: "l2", MAC: mac}, wantField: "mac"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := planMacvlan(c.spec, testMaster(), id)
+			got, err := planLink(c.spec, conf.RailSpec{MTU: c.mtu}, testMaster(), id)
 			var field *conf.FieldError
 			if errors.As(err, &field) != (c.wantField != "") || field != nil && field.Field != c.wantField {
 				t.Fatalf("%v, want an error on %q", err, c.wantField)
 			}
 			if c.want != nil {
-				c.want.Kind, c.want.Name, c.want.Parent, c.want.Master = conf.KindMacvlan, "net1", 7, "rail0"
+				c.want.Kind, c.want.Name, c.want.Parent, c.want.Master = c.spec.Kind, "net1", 7, "rail0"
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Error(diff)
@@ -69,12 +73,16 @@ func TestDeriveMAC(t *testing.T) {
 	}
 }
 
-// A macvlan on a macvlan stands beside it: what it shows as its parent is the device below.
+// A macvlan on a macvlan stands beside it: what it shows as its parent is the device below. An ipvlan stands on it.
 func TestParent(t *testing.T) {
-	if got := testMaster().parent(); got != 7 {
+	if got := testMaster().parent(conf.KindMacvlan); got != 7 {
 		t.Error(got)
 	}
-	if got := (master{link: &netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Index: 9, ParentIndex: 7}}}).parent(); got != 7 {
+	m := master{link: &netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Index: 9, ParentIndex: 7}}}
+	if got := m.parent(conf.KindMacvlan); got != 7 {
+		t.Error(got)
+	}
+	if got := m.parent(conf.KindIPvlan); got != 9 {
 		t.Error(got)
 	}
 }

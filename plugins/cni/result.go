@@ -5,7 +5,9 @@ package cni
 
 import (
 	"encoding/json"
+	"slices"
 
+	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/railyard-net/railyard/netdef/conf"
@@ -24,16 +26,25 @@ func previous(s conf.Spec, cniVersion string) (*current.Result, error) {
 	return r, nil
 }
 
-// appendTo adds the interface and its addresses to the result of the plugins before.
+// appendTo adds the interface and its addresses to the result of the plugins before. A chained one is there already, and
+// only its addresses are added.
 func (a addresses) appendTo(r *current.Result, iface *current.Interface, s conf.Spec) *current.Result {
-	at := len(r.Interfaces)
-	r.Interfaces = append(r.Interfaces, iface)
+	at := inPod(r, iface.Name)
+	if s.Kind != conf.KindChained || at < 0 {
+		at = len(r.Interfaces)
+		r.Interfaces = append(r.Interfaces, iface)
+	}
 	for _, c := range a.ips {
 		c = c.Copy()
 		c.Interface = current.Int(at)
 		r.IPs = append(r.IPs, c)
 	}
-	r.Routes = append(r.Routes, a.routes...)
+	for _, n := range a.routes {
+		same := func(o *types.Route) bool { return o.Dst.String() == n.Dst.String() && o.GW.Equal(n.GW) }
+		if !slices.ContainsFunc(r.Routes, same) { // two rails of one pool
+			r.Routes = append(r.Routes, n)
+		}
+	}
 	switch {
 	case !s.DNS.IsEmpty():
 		r.DNS = s.DNS
@@ -41,6 +52,11 @@ func (a addresses) appendTo(r *current.Result, iface *current.Interface, s conf.
 		r.DNS = a.dns
 	}
 	return r
+}
+
+// inPod is the place in the result of the pod's interface of that name, or -1.
+func inPod(r *current.Result, name string) int {
+	return slices.IndexFunc(r.Interfaces, func(i *current.Interface) bool { return i.Name == name && i.Sandbox != "" })
 }
 
 func encodeResult(r *current.Result) (json.RawMessage, error) {

@@ -4,10 +4,15 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
@@ -19,7 +24,7 @@ import (
 // where other plugins are now; the folder of the ADD is tried after it.
 func (p *plugin) undo(ctx context.Context, dir *journal.Dir, j journal.Journal, cniPath string) error {
 	ctx = context.WithoutCancel(ctx) // what is begun is ended
-	u := undoing{plugin: p, journal: j, path: cniPath}
+	u := undoing{plugin: p, dir: dir, journal: j, path: cniPath}
 	defer u.close()
 	u.openPod()
 	var errs []error
@@ -29,8 +34,12 @@ func (p *plugin) undo(ctx context.Context, dir *journal.Dir, j journal.Journal, 
 			errs = append(errs, err)
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	switch err := errors.Join(errs...); {
+	case err != nil && onlyLater(errs):
+		p.Log.Warn("an attachment is undone but for a device that is still on its way back; its journal is kept", "attachment", j.ID().String(), "error", err)
+		return nil
+	case err != nil:
+		return err
 	}
 	p.Hit("undo:done")
 	if err := dir.Remove(j.ID()); err != nil {
@@ -40,10 +49,23 @@ func (p *plugin) undo(ctx context.Context, dir *journal.Dir, j journal.Journal, 
 	return nil
 }
 
+// errLater: a device could not be given back yet, and no repetition of the DEL would help: whoever has it must end first.
+var errLater = errors.New("the device is not back yet")
+
+func onlyLater(errs []error) bool {
+	return !slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, errLater) })
+}
+
+func knownKind(l *journal.Link) bool {
+	return l.Kind == conf.KindChained || conf.OnMaster(l.Kind) || conf.Moves(l.Kind) && l.Host != nil
+}
+
 type undoing struct {
 	*plugin
+	dir     *journal.Dir
 	journal journal.Journal
 	path    string
+	host    *netlink.Handle // opened when needed
 	// pod is nil where the namespace is gone; then openErr is nil too. It says why a living one cannot be used.
 	pod     *pod
 	openErr error
@@ -66,11 +88,61 @@ func (u *undoing) close() {
 	if u.pod != nil {
 		u.pod.close()
 	}
+	if u.host != nil {
+		_ = u.host.Close()
+	}
+}
+
+func (u *undoing) hostHandle() (*netlink.Handle, error) {
+	if u.host == nil {
+		h, err := openHandle()
+		if err != nil {
+			return nil, dispatch.Errorf(dispatch.CodeLink, "%w", err)
+		}
+		u.host = h
+	}
+	return u.host, nil
+}
+
+// giveBackLocked keeps an ADD from the device until it is what it was.
+func (u *undoing) giveBackLocked(ctx context.Context, l *journal.Link) error {
+	lock, err := u.deviceLock(ctx, u.dir, cmp.Or(l.Host.Bus, l.Host.Name))
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	return u.giveBack(ctx, l)
+}
+
+// unaddress takes the routes and addresses from an interface that another plugin made.
+func unaddress(h *netlink.Handle, l *journal.Link) error {
+	if len(l.Addresses) == 0 {
+		return nil
+	}
+	link, err := findLink(h, l)
+	if link == nil || err != nil {
+		return err
+	}
+	for _, r := range l.Routes {
+		if err := h.RouteDel(kernelRoute(link, r)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return dispatch.Errorf(dispatch.CodeRoute, "take the route to %s from %s: %w", &r.Dst, l.Name, err)
+		}
+	}
+	for _, text := range l.Addresses {
+		addr, err := netlink.ParseAddr(text)
+		if err == nil {
+			err = h.AddrDel(link, addr)
+		}
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
+			return dispatch.Errorf(dispatch.CodeAddress, "take the address %s from %s: %w", text, l.Name, err)
+		}
+	}
+	return nil
 }
 
 func (u *undoing) step(ctx context.Context, s journal.Step) error {
 	switch {
-	case s.Link != nil && s.Link.Kind != conf.KindMacvlan, !s.Known():
+	case !s.Known(), s.Link != nil && !knownKind(s.Link):
 		return dispatch.Errorf(dispatch.CodeJournal, "%w: a step of %s is unknown to this program: call the version that made it", journal.ErrNewer, u.journal.ID())
 	case s.Lease != nil:
 		u.release(ctx, *s.Lease)
@@ -79,10 +151,18 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 		return u.delegate(ctx, *s.Delegate)
 	case s.File != nil:
 		return removeFile(s.File)
+	case s.VF != nil:
+		return u.restoreVF(s.VF)
+	case s.Link != nil && s.Link.Host != nil:
+		return u.giveBackLocked(ctx, s.Link)
 	case u.pod == nil: // the rest lives in the pod, and died with it
 		return u.openErr
+	case s.Link != nil && s.Link.Kind == conf.KindChained:
+		return unaddress(u.pod.link, s.Link)
 	case s.Link != nil:
-		return delMacvlan(u.pod.link, s.Link)
+		return delLink(u.pod.link, s.Link)
+	case s.Rule != nil:
+		return removeRules(u.pod.link, s.Rule)
 	case s.Sysctl.Old == nil:
 		return nil
 	}
@@ -108,7 +188,7 @@ func (u *undoing) release(ctx context.Context, l journal.Lease) {
 	ctx, cancel := context.WithTimeout(ctx, releaseWait)
 	defer cancel()
 	paths := conf.Paths{StateDir: l.StateDir, AgentSocket: l.AgentSocket}
-	if err := u.Leaser(paths).Release(ctx, leaseKey(u.journal.Network, u.journal.ID())); err != nil {
+	if err := u.Leaser(paths).Release(ctx, leaseKey(u.journal.Network, railID(u.journal.ID(), l.IfName))); err != nil {
 		u.Log.Warn("a lease could not be released; the agent will when the namespace is gone",
 			"network", u.journal.Network, "containerID", u.journal.ContainerID, "ifName", u.journal.IfName, "error", err)
 	}
@@ -117,7 +197,7 @@ func (u *undoing) release(ctx context.Context, l journal.Lease) {
 func (u *undoing) delegate(ctx context.Context, d journal.Delegate) error {
 	call := foreign{
 		name: d.Type, verb: "DEL", path: u.path, args: d.Args, stdin: d.Config, environ: u.Environ,
-		containerID: u.journal.ContainerID, netns: u.journal.NetNS.Path, ifName: u.journal.IfName,
+		containerID: u.journal.ContainerID, netns: u.journal.NetNS.Path, ifName: cmp.Or(d.IfName, u.journal.IfName),
 	}
 	if _, err := find(d.Type, call.path); err != nil {
 		call.path = d.Path

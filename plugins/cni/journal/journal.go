@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -56,22 +57,42 @@ type Journal struct {
 // ID is the attachment's.
 func (j Journal) ID() ID { return ID{j.ContainerID, j.IfName} }
 
+// HasTag says that the attachment has moved the device with that tag, or was about to.
+func (j Journal) HasTag(tag string) bool {
+	return slices.ContainsFunc(j.Steps, func(s Step) bool { return s.Link != nil && s.Link.Host != nil && s.Link.Host.Tag == tag })
+}
+
 // Step is one deed. Exactly one of its fields is set; none of them: the step is of a newer version.
 type Step struct {
 	Lease    *Lease    `json:"lease,omitempty"`
 	Delegate *Delegate `json:"delegate,omitempty"`
+	VF       *VF       `json:"vf,omitempty"`
 	Link     *Link     `json:"link,omitempty"`
+	RDMA     *RDMA     `json:"rdma,omitempty"`
 	Sysctl   *Sysctl   `json:"sysctl,omitempty"`
+	Rule     *Rule     `json:"rule,omitempty"`
 	File     *File     `json:"file,omitempty"`
 }
 
 // Known says that this version can undo the step.
 func (s Step) Known() bool {
-	return s.Lease != nil || s.Delegate != nil || s.Link != nil || s.Sysctl != nil || s.File != nil
+	return s.Lease != nil || s.Delegate != nil || s.VF != nil || s.Link != nil || s.RDMA != nil || s.Sysctl != nil || s.Rule != nil || s.File != nil
+}
+
+// Rename gives the source of addresses the name of an interface that is not the attachment's first.
+func (s *Step) Rename(ifName string) {
+	if s.Lease != nil {
+		s.Lease.IfName = ifName
+	}
+	if s.Delegate != nil {
+		s.Delegate.IfName = ifName
+	}
 }
 
 // Lease is a lease of Railyard's own address management, under the attachment's key.
 type Lease struct {
+	// IfName of the key; empty: the attachment's. Each of several rails has its own.
+	IfName      string `json:"ifName,omitempty"`
 	Pool        string `json:"pool"`
 	StateDir    string `json:"stateDir"`
 	AgentSocket string `json:"agentSocket"`
@@ -79,27 +100,97 @@ type Lease struct {
 
 // Delegate is the call of another plugin for addresses. Its undoing is that plugin's DEL with the same input.
 type Delegate struct {
-	Type string `json:"type"`
+	// IfName is CNI_IFNAME; empty: the attachment's.
+	IfName string `json:"ifName,omitempty"`
+	Type   string `json:"type"`
 	// Path is CNI_PATH, Args CNI_ARGS, and Config the stdin of the ADD.
 	Path   string          `json:"path"`
 	Args   string          `json:"args,omitempty"`
 	Config json.RawMessage `json:"config"`
 }
 
-// Link is the interface in the pod.
+// Link is an interface in the pod.
 type Link struct {
 	Kind string `json:"kind"`
 	Mode string `json:"mode"`
 	Name string `json:"name"`
-	// MAC is how the link is known for ours until Index is, and if the pod renames it.
+	// MAC is how a macvlan is known for ours until Index is, and if the pod renames it.
 	MAC string `json:"mac"`
 	MTU int    `json:"mtu"`
 	// Parent is the index of the link on the host that it stands on, Master that link's name.
-	Parent int    `json:"parent"`
-	Master string `json:"master"`
+	Parent int    `json:"parent,omitempty"`
+	Master string `json:"master,omitempty"`
+	PKey   uint16 `json:"pkey,omitempty"`
+	// Host is what the link was on the host that it was moved from; nil if it was made.
+	Host *Host `json:"host,omitempty"`
+	// Addresses were added to a link of another plugin's, with their prefix lengths.
+	Addresses []string `json:"addresses,omitempty"`
 	// Index in the pod, and the routes added over the link: known when the ADD is complete.
 	Index  int            `json:"index,omitempty"`
 	Routes []*types.Route `json:"routes,omitempty"`
+}
+
+// Host is a link as it is to be again when it is back on the host.
+type Host struct {
+	// Tag is an alternative name that the link gets first and loses last: it is known by it, wherever it is and
+	// whatever a pod or the kernel calls it.
+	Tag string `json:"tag"`
+	// Bus is its PCI address or the name of its auxiliary device, or empty.
+	Bus       string   `json:"bus,omitempty"`
+	Name      string   `json:"name"`
+	AltNames  []string `json:"altNames,omitempty"`
+	MAC       string   `json:"mac"`
+	MTU       int      `json:"mtu"`
+	Up        bool     `json:"up"`
+	Addresses []string `json:"addresses,omitempty"` // with their prefix lengths
+}
+
+// VF is what a physical function knows of a virtual one.
+type VF struct {
+	// PF is the physical function's PCI address, Number the virtual one's place on it.
+	PF     string `json:"pf"`
+	Number int    `json:"number"`
+	// Set is what was set, Old what it was. Nil fields were left alone.
+	Set VFState `json:"set"`
+	Old VFState `json:"old"`
+}
+
+// VFState are a virtual function's settings, as ip-link(8) explains them; rates in Mbit/s.
+type VFState struct {
+	MAC       string  `json:"mac,omitempty"`
+	VLAN      *VLAN   `json:"vlan,omitempty"`
+	Rate      *Rate   `json:"rate,omitempty"`
+	SpoofChk  *bool   `json:"spoofChk,omitempty"`
+	Trust     *bool   `json:"trust,omitempty"`
+	LinkState *uint32 `json:"linkState,omitempty"` // IFLA_VF_LINK_STATE_AUTO, _ENABLE, _DISABLE
+}
+
+// VLAN is what a virtual function's frames are tagged with; ID 0: nothing. Proto is an EtherType.
+type VLAN struct {
+	ID    int `json:"id"`
+	QoS   int `json:"qos,omitempty"`
+	Proto int `json:"proto,omitempty"`
+}
+
+// Rate bounds what a virtual function sends; 0: unbounded.
+type Rate struct {
+	Min int `json:"min"`
+	Max int `json:"max"`
+}
+
+// RDMA is an RDMA device that was moved into the pod's namespace.
+type RDMA struct {
+	// Name is for people: a pod or a driver may change it. Index and NodeGUID are the device.
+	Name     string `json:"name"`
+	Index    uint32 `json:"index"`
+	NodeGUID string `json:"nodeGUID"`
+	Bus      string `json:"bus,omitempty"`
+}
+
+// Rule is all rules of the priority that lead to the table, one for each address of a rail.
+type Rule struct {
+	Table    int `json:"table"`
+	Priority int `json:"priority"`
 }
 
 // Sysctl is a kernel setting in the pod's namespace.

@@ -1,0 +1,254 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conf
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/utils"
+)
+
+const (
+	// maxRails bounds a list of rails; machines have eight or sixteen.
+	maxRails = 32
+	// firstTable is the routing table of the first rail that names none.
+	firstTable = 1000
+	// maxTable is the highest table below those that the kernel keeps for itself: 253 to 255 are, and so is 0.
+	maxTable = 1<<31 - 1
+)
+
+func kinds() []string {
+	return []string{KindMacvlan, KindIPvlan, KindHostDevice, KindSRIOV, KindIPoIB, KindChained}
+}
+
+// modes are those of a kind, the default first; none where the kind has no modes.
+func modes(kind string) []string {
+	switch kind {
+	case KindMacvlan:
+		return []string{ModeBridge, ModePrivate, ModeVEPA, ModePassthru}
+	case KindIPvlan:
+		return []string{ModeL2, ModeL3, ModeL3S}
+	case KindIPoIB:
+		return []string{"", ModeDatagram, ModeConnected}
+	}
+	return nil
+}
+
+// OnMaster says that the kind makes a link on a master that stays on the host.
+func OnMaster(kind string) bool {
+	return kind == KindMacvlan || kind == KindIPvlan || kind == KindIPoIB
+}
+
+// Moves says that the kind moves a link of the host into the pod.
+func Moves(kind string) bool { return kind == KindHostDevice || kind == KindSRIOV }
+
+// checkLink checks what makes the link, and fills in the defaults.
+func (s *Spec) checkLink(c Config) error {
+	if s.Kind == "" {
+		s.Kind = KindMacvlan
+	}
+	var errs []error
+	known := kinds()
+	if !slices.Contains(known, s.Kind) {
+		errs = append(errs, fieldErrorf("kind", "%.80q is unknown: write one of %s", s.Kind, strings.Join(known, ", ")))
+	}
+	list := modes(s.Kind)
+	switch {
+	case s.Mode == "" && len(list) > 0:
+		s.Mode = list[0]
+	case s.Mode != "" && len(list) == 0 && slices.Contains(known, s.Kind):
+		errs = append(errs, fieldErrorf("mode", "is %.80q: a %s has no modes, leave it out", s.Mode, s.Kind))
+	case s.Mode != "" && !slices.Contains(list, s.Mode):
+		errs = append(errs, fieldErrorf("mode", "%.80q is unknown: write one of %s", s.Mode, strings.TrimPrefix(strings.Join(list, ", "), ", ")))
+	}
+	switch s.RDMA {
+	case "":
+		s.RDMA = RDMAAuto
+	case RDMAAuto, RDMARequired, RDMAOff:
+	default:
+		errs = append(errs, fieldErrorf("rdma", "%.80q is unknown: write %s, %s or %s", s.RDMA, RDMAAuto, RDMARequired, RDMAOff))
+	}
+	var vf, pkey, hw error
+	s.VF, vf = c.vf()
+	s.PKey, pkey = c.pkey()
+	if c.HWAddr != "" {
+		s.HWAddr, hw = ParseMAC("hwaddr", c.HWAddr)
+	}
+	return errors.Join(append(errs, vf, pkey, hw, s.misplaced(c))...)
+}
+
+// misplaced refuses keys that another kind has: whoever wrote them expects something of them.
+func (s *Spec) misplaced(c Config) error {
+	var errs []error
+	only := func(field string, set bool, of ...string) {
+		if set && slices.Contains(kinds(), s.Kind) && !slices.Contains(of, s.Kind) {
+			errs = append(errs, fieldErrorf(field, "means nothing to a %s: it is a key of %s", s.Kind, strings.Join(of, " and ")))
+		}
+	}
+	only("master", c.Master != "", KindMacvlan, KindIPvlan, KindIPoIB)
+	only("device", c.Device != "", KindHostDevice, KindSRIOV)
+	only("hwaddr", c.HWAddr != "", KindHostDevice, KindSRIOV)
+	only("bcqueuelen", c.BCQueueLen != 0, KindMacvlan)
+	only("pkey", c.PKey != "", KindIPoIB)
+	for field, set := range map[string]bool{
+		"vlan": c.VLAN != nil, "vlanQoS": c.VLANQoS != nil, "vlanProto": c.VLANProto != "", "spoofchk": c.SpoofChk != "",
+		"trust": c.Trust != "", "link_state": c.LinkState != "", "min_tx_rate": c.MinTxRate != nil, "max_tx_rate": c.MaxTxRate != nil,
+	} {
+		only(field, set, KindSRIOV)
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+func (c Config) vf() (VF, error) {
+	v := VF{VLAN: c.VLAN, QoS: c.VLANQoS, MinRate: c.MinTxRate, MaxRate: c.MaxTxRate, LinkState: c.LinkState}
+	var errs []error
+	inRange := func(field string, n *int, most int) {
+		if n != nil && (*n < 0 || *n > most) {
+			errs = append(errs, fieldErrorf(field, "is %d: write 0 to %d", *n, most))
+		}
+	}
+	inRange("vlan", c.VLAN, 4094)
+	inRange("vlanQoS", c.VLANQoS, 7)
+	inRange("min_tx_rate", c.MinTxRate, 1<<31-1)
+	inRange("max_tx_rate", c.MaxTxRate, 1<<31-1)
+	onOff := func(field, text string) *bool {
+		if text != "" && text != "on" && text != "off" {
+			errs = append(errs, fieldErrorf(field, "is %.80q: write on or off", text))
+		}
+		if text == "" {
+			return nil
+		}
+		on := text == "on"
+		return &on
+	}
+	v.SpoofChk, v.Trust = onOff("spoofchk", c.SpoofChk), onOff("trust", c.Trust)
+	if (c.VLANQoS != nil && *c.VLANQoS != 0 || c.VLANProto != "") && (c.VLAN == nil || *c.VLAN == 0) {
+		errs = append(errs, fieldErrorf("vlan", "is needed for vlanQoS and vlanProto: write 1 to 4094"))
+	}
+	switch strings.ToLower(c.VLANProto) {
+	case "", "802.1q", "802.1ad":
+		v.Proto = strings.ToLower(c.VLANProto)
+	default:
+		errs = append(errs, fieldErrorf("vlanProto", "is %.80q: write 802.1Q or 802.1ad", c.VLANProto))
+	}
+	switch c.LinkState {
+	case "", "auto", "enable", "disable":
+	default:
+		errs = append(errs, fieldErrorf("link_state", "is %.80q: write auto, enable or disable", c.LinkState))
+	}
+	if c.MinTxRate != nil && c.MaxTxRate != nil && *c.MaxTxRate != 0 && *c.MinTxRate > *c.MaxTxRate {
+		errs = append(errs, fieldErrorf("min_tx_rate", "is %d, more than max_tx_rate %d: write at most that", *c.MinTxRate, *c.MaxTxRate))
+	}
+	return v, errors.Join(errs...)
+}
+
+func (c Config) pkey() (uint16, error) {
+	if c.PKey == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(c.PKey, 0, 16)
+	if err != nil || n&0x7fff == 0 {
+		return 0, fieldErrorf("pkey", "is %.80q: write a partition key like 0x8001", c.PKey)
+	}
+	return uint16(n), nil
+}
+
+func (c Config) guid() (net.HardwareAddr, error) {
+	if c.RuntimeConfig == nil || c.RuntimeConfig.InfinibandGUID == "" {
+		return nil, nil
+	}
+	const field = "runtimeConfig." + CapabilityInfinibandGUID
+	g, err := net.ParseMAC(c.RuntimeConfig.InfinibandGUID)
+	if err != nil || len(g) != 8 || !slices.ContainsFunc(g, func(b byte) bool { return b != 0 && b != 0xff }) {
+		return nil, fieldErrorf(field, "%.80q is no port's GUID: write one like 00:11:22:33:44:55:66:77", c.RuntimeConfig.InfinibandGUID)
+	}
+	return g, nil
+}
+
+// rails gives each rail with what it inherits, or the one rail that a config without a list is.
+func (c Config) rails(k Known) ([]RailSpec, error) {
+	kind := cmp.Or(c.Kind, KindMacvlan)
+	own := RailSpec{Master: c.Master, Device: c.Device, MTU: c.MTU, Pool: k.Pool}
+	if len(c.Rails) == 0 {
+		return []RailSpec{own}, own.check("", kind)
+	}
+	var errs []error
+	if len(c.Rails) > maxRails {
+		errs = append(errs, fieldErrorf("rails", "has %d entries: use at most %d", len(c.Rails), maxRails))
+	}
+	if kind == KindChained {
+		errs = append(errs, fieldErrorf("rails", "means nothing to kind %s: the plugin before makes the interfaces", KindChained))
+	}
+	out := make([]RailSpec, 0, len(c.Rails))
+	names, tables := map[string]bool{}, map[int]bool{}
+	for i, r := range c.Rails {
+		at := fmt.Sprintf("rails[%d].", i)
+		s := own
+		if i > 0 {
+			s.IfName = fmt.Sprintf("-%d", i+1)
+		}
+		s.Table = firstTable + i
+		override(&s.IfName, r.Interface)
+		override(&s.Master, r.Master)
+		override(&s.Device, r.Device)
+		override(&s.Pool, r.Pool)
+		override(&s.MTU, r.MTU)
+		override(&s.Table, r.Table)
+		errs = append(errs, s.check(at, kind))
+		if r.Interface != "" {
+			errs = append(errs, CheckInterface(at+"interface", r.Interface))
+		}
+		if r.Pool != "" && k.IPAMType != IPAMType {
+			errs = append(errs, fieldErrorf(at+"pool", "needs an ipam section of type %s", IPAMType))
+		}
+		if names[s.IfName] {
+			errs = append(errs, fieldErrorf(at+"interface", "is that of another rail: give each its own"))
+		}
+		if tables[s.Table] {
+			errs = append(errs, fieldErrorf(at+"table", "%d is that of another rail: give each its own", s.Table))
+		}
+		names[s.IfName], tables[s.Table] = true, true
+		out = append(out, s)
+	}
+	return out, errors.Join(errs...)
+}
+
+// CheckInterface refuses what no interface can be called.
+func CheckInterface(field, name string) error {
+	if utils.ValidateInterfaceName(name) != nil || name[0] == '-' || strings.ContainsRune(name, '%') || name == "all" || name == "default" {
+		return fieldErrorf(field, "%.80q is no interface's name: write one like net1, of up to 15 bytes", name)
+	}
+	return nil
+}
+
+func (r RailSpec) check(at, kind string) error {
+	errs := []error{CheckMaster(at+"master", r.Master), CheckMaster(at+"device", r.Device)}
+	if r.MTU != 0 && (r.MTU < minMTU || r.MTU > maxMTU) {
+		errs = append(errs, fieldErrorf(at+"mtu", "is %d: write %d to %d, or 0 for the master's", r.MTU, minMTU, maxMTU))
+	}
+	if r.Table < 0 || r.Table > maxTable || r.Table >= 253 && r.Table <= 255 {
+		errs = append(errs, fieldErrorf(at+"table", "is %d: write 1 to 252, or 256 to %d", r.Table, maxTable))
+	}
+	if at != "" && OnMaster(kind) && r.Device != "" {
+		errs = append(errs, fieldErrorf(at+"device", "means nothing to a %s: write master", kind))
+	}
+	if at != "" && Moves(kind) && r.Master != "" {
+		errs = append(errs, fieldErrorf(at+"master", "means nothing to a %s: write device", kind))
+	}
+	return errors.Join(errs...)
+}
+
+func override[T comparable](what *T, by T) {
+	var zero T
+	if by != zero {
+		*what = by
+	}
+}

@@ -1,0 +1,401 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+// rail is one interface of an attachment: what is planned for it, and what it got.
+type rail struct {
+	// args and spec are the call's, with the rail's own interface name and pool.
+	args dispatch.Args
+	spec conf.Spec
+	// table is the routing table of what leaves with the rail's addresses, or 0.
+	table int
+	// master is the host's link that the interface stands on or is. A chained rail has none.
+	master master
+	link   *journal.Link
+	vf     *journal.VF
+	source *journal.Step
+	got    addresses
+}
+
+func (r *rail) name() string { return r.args.IfName }
+
+// planRail looks at everything that one rail needs, and changes nothing.
+func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, s conf.RailSpec) (*rail, error) {
+	r := &rail{args: t.args, spec: t.spec, table: s.Table}
+	r.args.IfName, r.spec.Pool = s.Name(t.args.IfName), s.Pool
+	id := idOf(r.args)
+	var err error
+	if r.source, err = planAddresses(r.args, &r.spec); err != nil {
+		return nil, err
+	}
+	if r.source != nil && r.name() != t.args.IfName {
+		r.source.Rename(r.name())
+	}
+	switch {
+	case r.spec.Kind == conf.KindChained:
+		err = r.planChained(t)
+	case conf.Moves(r.spec.Kind):
+		if err = p.lockDevice(ctx, dir, t, r, s); err != nil {
+			return nil, err
+		}
+		if r.link, err = planDevice(t.host, r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindSRIOV {
+			r.vf, err = planVF(p.Sys, r.spec, r.master)
+		}
+	default:
+		if r.master, err = findMaster(t.host, p.Sys, r.spec, s); err != nil {
+			return nil, err
+		}
+		if r.link, err = planLink(r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindIPvlan {
+			err = sameMode(dir, r.link)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.spec.Kind == conf.KindChained {
+		return r, nil
+	}
+	if _, err := t.pod.link.LinkByName(r.name()); !linkGone(err) {
+		if err != nil {
+			return nil, dispatch.Errorf(dispatch.CodeLink, "look for %s in the pod: %w", r.name(), err)
+		}
+		return nil, interfaceExists(r.name())
+	}
+	return r, nil
+}
+
+// planChained finds the interface that the plugin before made.
+func (r *rail) planChained(t *attachment) error {
+	for _, i := range t.prev.Interfaces {
+		if i.Name != r.name() || i.Sandbox == "" {
+			continue
+		}
+		link, err := t.pod.link.LinkByName(r.name())
+		if err != nil {
+			return dispatch.Errorf(dispatch.CodeLink, "look for %s, which prevResult lists, in the pod: %w", r.name(), err)
+		}
+		a := link.Attrs()
+		r.link = &journal.Link{Kind: conf.KindChained, Name: r.name(), MAC: a.HardwareAddr.String(), MTU: a.MTU, Index: a.Index}
+		r.master = master{link: link, bus: a.ParentDev}
+		if conf.IsPCI(a.ParentDev) {
+			r.master.pci = a.ParentDev
+		}
+		return nil
+	}
+	return dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s in the pod: put the plugin behind the one that makes it", r.name())
+}
+
+// sameMode refuses an ipvlan in another mode than those that stand on its master: the kernel would change the mode of
+// all of them (ipvlan_set_port_mode).
+func sameMode(dir *journal.Dir, l *journal.Link) error {
+	all, err := dir.List()
+	if err != nil {
+		return journalError(err)
+	}
+	for _, j := range all {
+		for _, s := range j.Steps {
+			if o := s.Link; o != nil && o.Kind == conf.KindIPvlan && o.Parent == l.Parent && o.Mode != l.Mode && !j.NetNS.Gone() {
+				return &conf.FieldError{Field: "mode", Detail: fmt.Sprintf("is %s, and %s has an ipvlan in mode %s on %s: all on one master share one mode", l.Mode, j.ID(), o.Mode, l.Master)}
+			}
+		}
+	}
+	return nil
+}
+
+// lockDevice finds the device and keeps every other call from it until it is moved. One that a dead attachment still
+// has is taken from it first.
+func (p *plugin) lockDevice(ctx context.Context, dir *journal.Dir, t *attachment, r *rail, s conf.RailSpec) error {
+	m, err := findDevice(t.host, p.Sys, r.spec, s)
+	if err != nil {
+		return p.whoHas(dir, r.spec, s, err)
+	}
+	tag := tagOf(idOf(r.args))
+	if foreign := foreignTag(m.link.Attrs(), tag); foreign != "" {
+		if err := p.reclaim(ctx, dir, t.host, m, foreign); err != nil {
+			return err
+		}
+	}
+	lock, err := p.deviceLock(ctx, dir, m.key())
+	if err != nil {
+		return err
+	}
+	t.locks = append(t.locks, lock)
+	r.master, err = findDevice(t.host, p.Sys, r.spec, s)
+	switch {
+	case err != nil:
+		return p.whoHas(dir, r.spec, s, err)
+	case r.master.key() != m.key() || foreignTag(r.master.link.Attrs(), tag) != "":
+		return dispatch.Errorf(dispatch.CodeTryAgain, "device: another call has taken %s at this moment", m.name())
+	}
+	return nil
+}
+
+// key names the device for its lock: the place on the bus, which stays, or else the name.
+func (m master) key() string {
+	if m.bus != "" {
+		return m.bus
+	}
+	return m.name()
+}
+
+func (p *plugin) deviceLock(ctx context.Context, dir *journal.Dir, key string) (*journal.Lock, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	lock, err := dir.Lock(ctx, journal.ID{IfName: "device " + key})
+	switch {
+	case errors.Is(err, journal.ErrLocked):
+		return nil, dispatch.Errorf(dispatch.CodeTryAgain, "device: another call works on %s: %w", key, err)
+	case err != nil:
+		return nil, dispatch.Errorf(dispatch.CodeIO, "%w", err)
+	}
+	return lock, nil
+}
+
+// reclaim takes a device on the host from the attachment that tagged it, if that is dead, and the tag if there is
+// no such attachment.
+func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, h *netlink.Handle, m master, tag string) error {
+	all, _ := dir.List() // one that cannot be read keeps what it has: its tag is nobody's, and the next lines say so
+	for _, j := range all {
+		if !j.HasTag(tag) {
+			continue
+		}
+		if j.Result != nil && !j.NetNS.Gone() {
+			return dispatch.Errorf(dispatch.CodeMaster, "device: %s belongs to %s of network %s: a DEL must come first", m.name(), j.ID(), j.Network)
+		}
+		short, cancel := context.WithTimeout(ctx, gcLockWait)
+		defer cancel()
+		lock, err := dir.Lock(short, j.ID())
+		if err != nil {
+			return dispatch.Errorf(dispatch.CodeTryAgain, "device: %s is being attached or detached as %s: %w", m.name(), j.ID(), err)
+		}
+		defer lock.Unlock()
+		if j, err = dir.Read(j.ID()); err != nil {
+			return journalError(err)
+		}
+		return p.undo(ctx, dir, j, "")
+	}
+	if err := h.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
+		return dispatch.Errorf(dispatch.CodeLink, "device: take the tag of a lost attachment from %s: %w", m.name(), err)
+	}
+	return nil
+}
+
+// whoHas adds to the error that a device is not on the host which attachment has it.
+func (p *plugin) whoHas(dir *journal.Dir, s conf.Spec, r conf.RailSpec, err error) error {
+	if j := p.holder(dir, s, r); j != nil {
+		return fmt.Errorf("%w; %s of network %s has it", err, j.ID(), j.Network)
+	}
+	return err
+}
+
+// holder is the journal of the attachment that has the rail's device, or nil.
+func (p *plugin) holder(dir *journal.Dir, s conf.Spec, r conf.RailSpec) *journal.Journal {
+	all, _ := dir.List() // what cannot be read explains nothing
+	for i, j := range all {
+		for _, step := range j.Steps {
+			if step.Link == nil || step.Link.Host == nil {
+				continue
+			}
+			h := step.Link.Host
+			named := r.Device != "" && (h.Name == r.Device || h.Bus == r.Device || slices.Contains(h.AltNames, r.Device))
+			if named || s.DeviceID != "" && h.Bus == s.DeviceID || s.HWAddr != nil && h.MAC == s.HWAddr.String() {
+				return &all[i]
+			}
+		}
+	}
+	return nil
+}
+
+// steps are the rail's, in the order of their doing.
+func (r *rail) steps() []journal.Step {
+	var out []journal.Step
+	if r.source != nil {
+		out = append(out, *r.source)
+	}
+	if r.vf != nil {
+		out = append(out, journal.Step{VF: r.vf})
+	}
+	out = append(out, journal.Step{Link: r.link})
+	if r.table != 0 {
+		out = append(out, journal.Step{Rule: &journal.Rule{Table: r.table, Priority: r.table}})
+	}
+	return out
+}
+
+// makeLink makes the rail's interface, or moves it into the pod.
+func (p *plugin) makeLink(ctx context.Context, t *attachment, r *rail) error {
+	switch {
+	case r.link.Kind == conf.KindChained:
+		return nil
+	case r.link.Host == nil:
+		if err := r.master.bringUp(t.host); err != nil {
+			return err
+		}
+		return addLink(ctx, t.host, t.pod, r.link, r.master, r.spec.BCQueueLen)
+	}
+	if r.vf != nil {
+		if err := p.setVF(r.vf); err != nil {
+			return err
+		}
+		p.Hit("add:vf")
+	}
+	return p.takeDevice(t.host, t.pod, r.link, r.master)
+}
+
+// configure gives the rail's interface its addresses and routes.
+func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment, r *rail) error {
+	link, err := findNew(t.pod.link, r.link)
+	if err != nil {
+		return err
+	}
+	r.link.Index = link.Attrs().Index
+	if r.link.Kind == conf.KindChained && len(r.got.ips) > 0 {
+		// They are taken from the interface again: it is another plugin's, and may outlive the attachment.
+		for _, c := range r.got.ips {
+			r.link.Addresses = append(r.link.Addresses, c.Address.String())
+		}
+		r.link.Routes = r.got.install
+		if err := dir.Write(t.journal); err != nil {
+			return journalError(err)
+		}
+	}
+	if err := p.address(ctx, t.pod, link, r.got.ips); err != nil {
+		return err
+	}
+	if r.link.Routes, err = p.route(t.pod, link, r.got.install); err != nil {
+		return err
+	}
+	if r.table != 0 {
+		if err := p.routeBySource(t.pod, link, r); err != nil {
+			return err
+		}
+	}
+	if r.got.has6() {
+		return settle(ctx, t.pod.link, link)
+	}
+	return nil
+}
+
+// findNew gives the interface that makeLink has made.
+func findNew(h *netlink.Handle, l *journal.Link) (netlink.Link, error) {
+	link, err := h.LinkByName(l.Name)
+	if err != nil {
+		return nil, dispatch.Errorf(dispatch.CodeLink, "look for %s in the pod: %w", l.Name, err)
+	}
+	return link, nil
+}
+
+// builtin are the settings that the interface gets before it comes up; see the package's comment. With several
+// rails each answers for its own addresses only, and takes what comes back another way than the main table's.
+func (r *rail) builtin() []journal.Sysctl {
+	v4, v6 := "net/ipv4/conf/"+r.name()+"/", "net/ipv6/conf/"+r.name()+"/"
+	out := []journal.Sysctl{{Path: v4 + "arp_notify", Value: "1"}}
+	if r.table != 0 {
+		out = append(out,
+			journal.Sysctl{Path: v4 + "arp_ignore", Value: "1"},
+			journal.Sysctl{Path: v4 + "arp_announce", Value: "2"},
+			journal.Sysctl{Path: v4 + "rp_filter", Value: "2"})
+	}
+	if r.got.has6() {
+		out = append(out,
+			journal.Sysctl{Path: v6 + "disable_ipv6", Value: "0"},
+			journal.Sysctl{Path: v6 + "accept_dad", Value: "0"},
+			journal.Sysctl{Path: v6 + "ndisc_notify", Value: "1"})
+	}
+	return out
+}
+
+// routeBySource sends what leaves with the rail's addresses out over the rail, whatever the main table says: the
+// rail's table has its subnets and routes, and a rule for each address leads there.
+func (p *plugin) routeBySource(pod *pod, link netlink.Link, r *rail) error {
+	for _, c := range r.got.ips {
+		subnet := net.IPNet{IP: c.Address.IP.Mask(c.Address.Mask), Mask: c.Address.Mask}
+		routes := []*netlink.Route{{LinkIndex: link.Attrs().Index, Dst: &subnet, Src: c.Address.IP, Scope: netlink.SCOPE_LINK, Table: r.table}}
+		if c.Address.IP.To4() == nil {
+			routes[0].Src = nil // IPv6 selects it by the rule
+		}
+		if c.Gateway != nil {
+			routes = append(routes, &netlink.Route{LinkIndex: link.Attrs().Index, Dst: anywhere(c.Address.IP), Gw: c.Gateway, Table: r.table})
+		}
+		for _, x := range r.got.install {
+			if x.Table == nil && (x.Dst.IP.To4() == nil) == (c.Address.IP.To4() == nil) {
+				k := kernelRoute(link, x)
+				k.Table = r.table
+				routes = append(routes, k)
+			}
+		}
+		for _, k := range routes {
+			if err := pod.link.RouteAdd(k); err != nil && !errors.Is(err, unix.EEXIST) {
+				return dispatch.Errorf(dispatch.CodeRoute, "add the route to %s to table %d of %s: %w", k.Dst, r.table, r.name(), err)
+			}
+		}
+		if err := pod.link.RuleAdd(ruleFor(c, r.table)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return dispatch.Errorf(dispatch.CodeRoute, "add the rule from %s to table %d: %w", c.Address.IP, r.table, err)
+		}
+		p.Hit("add:ruled")
+	}
+	return nil
+}
+
+func anywhere(like net.IP) *net.IPNet {
+	if like.To4() != nil {
+		return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	}
+	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+}
+
+func ruleFor(c *current.IPConfig, table int) *netlink.Rule {
+	rule := netlink.NewRule()
+	rule.Family, rule.Table, rule.Priority = netlink.FAMILY_V4, table, table
+	rule.Src = &net.IPNet{IP: c.Address.IP, Mask: net.CIDRMask(32, 32)}
+	if c.Address.IP.To4() == nil {
+		rule.Family, rule.Src.Mask = netlink.FAMILY_V6, net.CIDRMask(128, 128)
+	}
+	return rule
+}
+
+// rulesOf are the rules of that priority that lead to the table.
+func rulesOf(h *netlink.Handle, r *journal.Rule) ([]netlink.Rule, error) {
+	var out []netlink.Rule
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := h.RuleListFiltered(family, &netlink.Rule{Table: r.Table, Priority: r.Priority}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PRIORITY)
+		if err != nil {
+			return nil, dispatch.Errorf(dispatch.CodeRoute, "list the pod's rules: %w", err)
+		}
+		for _, one := range list {
+			one.Family = family
+			out = append(out, one)
+		}
+	}
+	return out, nil
+}
+
+func removeRules(h *netlink.Handle, r *journal.Rule) error {
+	list, err := rulesOf(h, r)
+	if err != nil {
+		return err
+	}
+	for _, one := range list {
+		if err := h.RuleDel(&one); err != nil && !errors.Is(err, unix.ENOENT) {
+			return dispatch.Errorf(dispatch.CodeRoute, "remove the rule from %s to table %d: %w", one.Src, r.Table, err)
+		}
+	}
+	return nil
+}

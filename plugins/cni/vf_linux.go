@@ -1,0 +1,250 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+// openVFs opens a handle that also reads what physical functions know of their virtual ones.
+func openVFs() (*netlink.Handle, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	return h.RetryInterrupted(), nil
+}
+
+// planVF decides what the physical function is to set. It changes nothing; nil: nothing.
+func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
+	pf, number, err := physical(sys, m)
+	if err != nil {
+		return nil, err
+	}
+	h, err := openVFs()
+	if err != nil {
+		return nil, dispatch.Errorf(dispatch.CodeLink, "%w", err)
+	}
+	defer h.Close()
+	_, is, err := vfInfo(h, sys, pf, number)
+	if err != nil {
+		return nil, err
+	}
+	set := s.VF
+	vf := &journal.VF{PF: pf, Number: number}
+	if s.MAC != nil && s.MAC.String() != is.Mac.String() {
+		vf.Set.MAC, vf.Old.MAC = s.MAC.String(), is.Mac.String()
+	}
+	if set.VLAN != nil {
+		want := journal.VLAN{ID: *set.VLAN, Proto: unix.ETH_P_8021Q}
+		if set.QoS != nil {
+			want.QoS = *set.QoS
+		}
+		if set.Proto == "802.1ad" {
+			want.Proto = unix.ETH_P_8021AD
+		}
+		if old := (journal.VLAN{ID: is.Vlan, QoS: is.Qos, Proto: is.VlanProto}); !sameVLAN(old, want) {
+			vf.Set.VLAN, vf.Old.VLAN = &want, &old
+		}
+	}
+	if set.MinRate != nil || set.MaxRate != nil {
+		old := journal.Rate{Min: int(is.MinTxRate), Max: int(is.MaxTxRate)}
+		want := old
+		if set.MinRate != nil {
+			want.Min = *set.MinRate
+		}
+		if set.MaxRate != nil {
+			want.Max = *set.MaxRate
+		}
+		if old != want {
+			vf.Set.Rate, vf.Old.Rate = &want, &old
+		}
+	}
+	vf.Set.SpoofChk, vf.Old.SpoofChk = changed(set.SpoofChk, is.Spoofchk)
+	vf.Set.Trust, vf.Old.Trust = changed(set.Trust, is.Trust == 1)
+	if set.LinkState != "" {
+		want := map[string]uint32{"auto": nl.IFLA_VF_LINK_STATE_AUTO, "enable": nl.IFLA_VF_LINK_STATE_ENABLE, "disable": nl.IFLA_VF_LINK_STATE_DISABLE}[set.LinkState]
+		vf.Set.LinkState, vf.Old.LinkState = changed(&want, is.LinkState)
+	}
+	if vf.Set == (journal.VFState{}) {
+		return nil, nil //nolint:nilnil // nothing is an answer
+	}
+	return vf, nil
+}
+
+// sameVLAN compares what is on the wire: without a VLAN neither priority nor protocol means anything.
+func sameVLAN(a, b journal.VLAN) bool {
+	return a == b || a.ID == 0 && b.ID == 0
+}
+
+func changed[T comparable](want *T, is T) (set, old *T) {
+	if want == nil || *want == is {
+		return nil, nil
+	}
+	return want, &is
+}
+
+// physical is the physical function of the virtual one, and the latter's number on it.
+func physical(sys fs.FS, m master) (pf string, number int, err error) {
+	bad := func(format string, args ...any) error {
+		return dispatch.Errorf(dispatch.CodeMaster, "device: %s is no virtual function: write kind %s for it: %w", m.name(), conf.KindHostDevice, fmt.Errorf(format, args...))
+	}
+	if m.pci == "" {
+		return "", 0, bad("it has no PCI address")
+	}
+	target, err := fs.ReadLink(sys, path.Join("bus/pci/devices", m.pci, "physfn"))
+	if err != nil {
+		return "", 0, bad("%w", err)
+	}
+	pf = path.Base(target)
+	entries, err := fs.ReadDir(sys, path.Join("bus/pci/devices", pf))
+	if err != nil {
+		return "", 0, bad("%w", err)
+	}
+	for _, e := range entries {
+		text, ok := strings.CutPrefix(e.Name(), "virtfn")
+		if !ok {
+			continue
+		}
+		vf, err := fs.ReadLink(sys, path.Join("bus/pci/devices", pf, e.Name()))
+		if n, bad := strconv.Atoi(text); err == nil && bad == nil && path.Base(vf) == m.pci {
+			return pf, n, nil
+		}
+	}
+	return "", 0, bad("%s does not list it", pf)
+}
+
+// vfInfo gives the physical function's link and what it knows of the virtual one.
+func vfInfo(h *netlink.Handle, sys fs.FS, pf string, number int) (netlink.Link, netlink.VfInfo, error) {
+	link, err := lookUp(h, sys, "device", pf)
+	if err != nil {
+		return nil, netlink.VfInfo{}, err
+	}
+	for _, is := range link.Attrs().Vfs {
+		if is.ID == number {
+			return link, is, nil
+		}
+	}
+	return nil, netlink.VfInfo{}, dispatch.Errorf(dispatch.CodeMaster, "device: %s has no virtual function %d any more", link.Attrs().Name, number)
+}
+
+// setVF has the physical function do what is planned.
+func (p *plugin) setVF(vf *journal.VF) error {
+	h, err := openVFs()
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
+	}
+	defer h.Close()
+	link, _, err := vfInfo(h, p.Sys, vf.PF, vf.Number)
+	if err != nil {
+		return err
+	}
+	return applyVF(h, link, vf.Number, vf.Set)
+}
+
+// applyVF sets what is not nil. It goes on after an error, for undoing.
+func applyVF(h *netlink.Handle, pf netlink.Link, n int, s journal.VFState) error {
+	var errs []error
+	set := func(key string, err error) {
+		switch {
+		case errors.Is(err, unix.EOPNOTSUPP):
+			errs = append(errs, dispatch.Errorf(dispatch.CodeLink, "%s: the driver of %s cannot set it for virtual function %d: leave it out: %w", key, pf.Attrs().Name, n, err))
+		case err != nil:
+			errs = append(errs, dispatch.Errorf(dispatch.CodeLink, "%s: set it on virtual function %d of %s: %w", key, n, pf.Attrs().Name, err))
+		}
+	}
+	if s.MAC != "" {
+		mac, err := net.ParseMAC(s.MAC)
+		if err == nil {
+			err = h.LinkSetVfHardwareAddr(pf, n, mac)
+		}
+		set("mac", err)
+	}
+	if v := s.VLAN; v != nil {
+		if v.Proto == unix.ETH_P_8021AD {
+			set("vlanProto", h.LinkSetVfVlanQosProto(pf, n, v.ID, v.QoS, unix.ETH_P_8021AD))
+		} else {
+			set("vlan", h.LinkSetVfVlanQos(pf, n, v.ID, v.QoS))
+		}
+	}
+	if s.Rate != nil {
+		set("max_tx_rate", h.LinkSetVfRate(pf, n, s.Rate.Min, s.Rate.Max))
+	}
+	if s.SpoofChk != nil {
+		set("spoofchk", h.LinkSetVfSpoofchk(pf, n, *s.SpoofChk))
+	}
+	if s.Trust != nil {
+		set("trust", h.LinkSetVfTrust(pf, n, *s.Trust))
+	}
+	if s.LinkState != nil {
+		set("link_state", h.LinkSetVfState(pf, n, *s.LinkState))
+	}
+	return errors.Join(errs...)
+}
+
+// checkVF compares what the physical function knows with what was set.
+func (c *checking) checkVF(vf *journal.VF) error {
+	h, err := openVFs()
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
+	}
+	defer h.Close()
+	_, is, err := vfInfo(h, c.Sys, vf.PF, vf.Number)
+	if err != nil {
+		return err
+	}
+	if left := missing(vf.Set, is); left != (journal.VFState{}) {
+		return dispatch.Errorf(dispatch.CodeDrift, "virtual function %d of %s is not as it was set: %+v", vf.Number, vf.PF, left)
+	}
+	return nil
+}
+
+// restoreVF has the physical function set again what it was. One that is gone, or has lost its virtual functions, has
+// nothing to restore.
+func (u *undoing) restoreVF(vf *journal.VF) error {
+	h, err := openVFs()
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
+	}
+	defer h.Close()
+	link, is, err := vfInfo(h, u.Sys, vf.PF, vf.Number)
+	if err != nil {
+		u.Log.Warn("the settings of a virtual function cannot be restored", "pf", vf.PF, "vf", vf.Number, "error", err)
+		return nil
+	}
+	// What is as it was is not touched: an ADD that died half-way has set only a part, and a driver that refuses
+	// a setting refuses it here too.
+	return applyVF(h, link, vf.Number, missing(vf.Old, is))
+}
+
+// missing is the part of s that the virtual function does not have.
+func missing(s journal.VFState, is netlink.VfInfo) journal.VFState {
+	if s.MAC == is.Mac.String() {
+		s.MAC = ""
+	}
+	if s.VLAN != nil && sameVLAN(*s.VLAN, journal.VLAN{ID: is.Vlan, QoS: is.Qos, Proto: is.VlanProto}) {
+		s.VLAN = nil
+	}
+	if s.Rate != nil && *s.Rate == (journal.Rate{Min: int(is.MinTxRate), Max: int(is.MaxTxRate)}) {
+		s.Rate = nil
+	}
+	s.SpoofChk, _ = changed(s.SpoofChk, is.Spoofchk)
+	s.Trust, _ = changed(s.Trust, is.Trust == 1)
+	s.LinkState, _ = changed(s.LinkState, is.LinkState)
+	return s
+}
