@@ -44,7 +44,7 @@ func TestParse(t *testing.T) {
 		"runtime first": {
 			`{"mac":"02:00:00:00:00:01","deviceID":"a","args":{"cni":{"mac":"02:00:00:00:00:02","ips":["10.0.0.1"]}},
 			 "runtimeConfig":{"mac":"02:00:00:00:00:03","ips":["10.0.0.7/8","fd00::7"],"deviceID":"b","CNIDeviceInfoFile":"/f"}}`,
-			conf.Spec{Known: pool, MAC: []byte{2, 0, 0, 0, 0, 3}, DeviceID: "b", DeviceInfoFile: "/f",
+			conf.Spec{Known: pool, MAC: []byte{2, 0, 0, 0, 0, 3}, RuntimeMAC: true, DeviceID: "b", DeviceInfoFile: "/f",
 				Static: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}},
 		},
 		"ipvlan":      {`{"kind":"ipvlan","master":"rail0"}`, conf.Spec{Known: pool, Kind: "ipvlan", Mode: "l2", Rails: []conf.RailSpec{{Master: "rail0"}}}},
@@ -107,10 +107,10 @@ func TestParseErrors(t *testing.T) {
 			t.Errorf("nothing on %s in %v", field, err)
 		}
 	}
-	_, err = conf.Parse([]byte(`{"name":"n","kind":"host-device","mode":"l2","master":"x","vlan":4095,"vlanQoS":8,"vlanProto":"x","spoofchk":"yes","trust":"1",
+	_, err = conf.Parse([]byte(`{"name":"n","linkInContainer":true,"kind":"host-device","mode":"l2","master":"x","vlan":4095,"vlanQoS":8,"vlanProto":"x","spoofchk":"yes","trust":"1",
 		"link_state":"up","min_tx_rate":9,"max_tx_rate":-1,"pkey":"0","rdma":"x","hwaddr":"q","bcqueuelen":3,"runtimeConfig":{"infinibandGUID":"00:00:00:00:00:00:00:00"},
 		"rails":[{"device":"a b","mtu":7,"table":254,"pool":"x"},{"interface":"a/b","master":"y"},{"interface":"n","table":9},{"interface":"n","table":9}]}`), "")
-	for _, field := range []string{"mode", "master", "vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "max_tx_rate", "pkey", "rdma", "hwaddr",
+	for _, field := range []string{"linkInContainer", "mode", "master", "vlan", "vlanQoS", "vlanProto", "spoofchk", "trust", "link_state", "max_tx_rate", "pkey", "rdma", "hwaddr",
 		"bcqueuelen", "runtimeConfig.infinibandGUID", "rails[0].device", "rails[0].mtu", "rails[0].table", "rails[0].pool", "rails[1].interface", "rails[1].master",
 		"rails[3].interface", "rails[3].table"} {
 		if !strings.Contains(err.Error(), field+": ") {

@@ -127,6 +127,8 @@ type Config struct {
 
 	// Rails make several interfaces in one call, one each. What a rail leaves out is as above.
 	Rails []Rail `json:"rails,omitempty"`
+	// LinkInContainer, of the reference plugins, says that Master is a link in the pod. It is refused where it is true.
+	LinkInContainer bool `json:"linkInContainer,omitempty"`
 	// Sysctl are kernel settings under net. in the pod's namespace, e.g. net.ipv4.conf.IFNAME.arp_ignore.
 	Sysctl map[string]string `json:"sysctl,omitempty"`
 

@@ -103,6 +103,9 @@ func (s *Spec) misplaced(c Config) error {
 	} {
 		only(field, set, KindSRIOV)
 	}
+	if c.LinkInContainer {
+		errs = append(errs, fieldErrorf("linkInContainer", "is true: a rail stands on a link of the host, leave it out"))
+	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
 }

@@ -32,6 +32,8 @@ type Spec struct {
 	Kind string
 	Mode string           // empty for the kinds without modes, and for an IPoIB link as its master is
 	MAC  net.HardwareAddr // nil: derive one, or keep the device's
+	// RuntimeMAC says that MAC came by runtimeConfig.
+	RuntimeMAC bool
 	// BCQueueLen 0: the kernel's default.
 	BCQueueLen uint32
 	// DeviceID is any string; DevicePCI is the same if it is a PCI address, and empty otherwise.
@@ -153,6 +155,7 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	s.Rails, rails = c.rails(s.Known)
 	errs := []error{known, link, mac, ips, ctl, guid, rails}
 	if rc := c.RuntimeConfig; rc != nil {
+		s.RuntimeMAC = rc.MAC != ""
 		if rc.DeviceID != "" {
 			s.DeviceID = rc.DeviceID
 		}

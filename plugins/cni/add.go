@@ -71,7 +71,8 @@ func parseSpec(args dispatch.Args, stateDir string) (conf.Spec, error) {
 	if err != nil {
 		return conf.Spec{}, err
 	}
-	if mac := args.Extra.Get("MAC"); mac != "" && spec.MAC == nil {
+	// As with the reference plugins, only the runtime's own wish comes before it.
+	if mac := args.Extra.Get("MAC"); mac != "" && !spec.RuntimeMAC {
 		if spec.MAC, err = conf.ParseMAC("CNI_ARGS MAC", mac); err != nil {
 			return conf.Spec{}, err
 		}

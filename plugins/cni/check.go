@@ -119,6 +119,8 @@ func (c *checking) step(ctx context.Context, s journal.Step) error {
 		return c.checkVF(s.VF)
 	case s.Rule != nil:
 		return c.checkRules(s.Rule)
+	case s.RDMA != nil:
+		return c.checkRDMA(s.RDMA)
 	case s.Sysctl != nil:
 		return checkSysctl(c.pod, *s.Sysctl)
 	}

@@ -28,6 +28,9 @@ import (
 // may be, so that none is ever taken for one.
 const tagPrefix = "railyard-"
 
+// spareName is numbered by the kernel: for a device whose name the host has given away.
+const spareName = "rail%d"
+
 // tagOf is the tag of what the attachment's interface moves.
 func tagOf(id journal.ID) string {
 	sum := id.Sum()
@@ -287,7 +290,7 @@ func (u *undoing) pullOut(link netlink.Link, was *journal.Host) error {
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		c.name = "ry%d" // the host has that name by now; the kernel numbers this one
+		c.name = spareName // the host has that name by now
 		if err = c.apply(); errors.Is(err, unix.ENODEV) {
 			return nil // the first request has moved it
 		}
@@ -353,8 +356,8 @@ func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journ
 	if c.name != "" || c.mtu != 0 || c.mac != nil {
 		err := c.apply()
 		if errors.Is(err, unix.EEXIST) && c.name != "" {
-			u.Log.Warn("the host has given the name of a device to another link; the device keeps the one it has", "wanted", c.name, "has", a.Name, "device", was.Bus)
-			c.name = ""
+			u.Log.Warn("the host has given the name of a device to another link; the device gets a new one", "wanted", c.name, "device", was.Bus)
+			c.name = spareName
 			err = c.apply()
 		}
 		if err != nil {

@@ -170,11 +170,15 @@ func (p *plugin) railReady(host *netlink.Handle, s conf.Spec, r conf.RailSpec) e
 			return err
 		}
 		_, err = m.checkMTU(r.MTU)
+		if err == nil {
+			_, err = p.planRDMA(s, m, "")
+		}
 		return err
 	case conf.Moves(s.Kind) && r.Device != "":
-		_, err := findDevice(host, p.Sys, s, r)
+		m, err := findDevice(host, p.Sys, s, r)
 		if err == nil {
-			return nil
+			_, err = p.planRDMA(s, m, "")
+			return err
 		}
 		// A pod may have it at this moment, which is as it should be.
 		if p.taken(s, r) {

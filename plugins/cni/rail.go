@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 
@@ -30,6 +31,7 @@ type rail struct {
 	master master
 	link   *journal.Link
 	vf     *journal.VF
+	rdma   rdmaPlan
 	source *journal.Step
 	got    addresses
 }
@@ -69,8 +71,8 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 	if err != nil {
 		return nil, err
 	}
-	if r.spec.Kind == conf.KindChained {
-		return r, nil
+	if r.rdma, err = p.planRDMA(r.spec, r.master, r.name()); err != nil || r.spec.Kind == conf.KindChained {
+		return r, err
 	}
 	if _, err := t.pod.link.LinkByName(r.name()); !linkGone(err) {
 		if err != nil {
@@ -172,29 +174,32 @@ func (p *plugin) deviceLock(ctx context.Context, dir *journal.Dir, key string) (
 // no such attachment.
 func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, h *netlink.Handle, m master, tag string) error {
 	all, _ := dir.List() // one that cannot be read keeps what it has: its tag is nobody's, and the next lines say so
-	for _, j := range all {
-		if !j.HasTag(tag) {
-			continue
+	at := slices.IndexFunc(all, func(j journal.Journal) bool { return j.HasTag(tag) })
+	if at < 0 {
+		if err := h.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
+			return dispatch.Errorf(dispatch.CodeLink, "device: take the tag of a lost attachment from %s: %w", m.name(), err)
 		}
-		if j.Result != nil && !j.NetNS.Gone() {
-			return dispatch.Errorf(dispatch.CodeMaster, "device: %s belongs to %s of network %s: a DEL must come first", m.name(), j.ID(), j.Network)
-		}
-		short, cancel := context.WithTimeout(ctx, gcLockWait)
-		defer cancel()
-		lock, err := dir.Lock(short, j.ID())
-		if err != nil {
-			return dispatch.Errorf(dispatch.CodeTryAgain, "device: %s is being attached or detached as %s: %w", m.name(), j.ID(), err)
-		}
-		defer lock.Unlock()
-		if j, err = dir.Read(j.ID()); err != nil {
-			return journalError(err)
-		}
-		return p.undo(ctx, dir, j, "")
+		return nil
 	}
-	if err := h.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
-		return dispatch.Errorf(dispatch.CodeLink, "device: take the tag of a lost attachment from %s: %w", m.name(), err)
+	id := all[at].ID()
+	short, cancel := context.WithTimeout(ctx, gcLockWait)
+	defer cancel()
+	lock, err := dir.Lock(short, id)
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeTryAgain, "device: %s is being attached or detached as %s: %w", m.name(), id, err)
 	}
-	return nil
+	defer lock.Unlock()
+	// Only now is it sure what it is: it may have been completed, undone or made anew meanwhile.
+	j, err := dir.Read(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && !j.HasTag(tag):
+		return nil
+	case err != nil:
+		return journalError(err)
+	case j.Result != nil && !j.NetNS.Gone():
+		return dispatch.Errorf(dispatch.CodeMaster, "device: %s belongs to %s of network %s: a DEL must come first", m.name(), id, j.Network)
+	}
+	return p.undo(ctx, dir, j, "")
 }
 
 // whoHas adds to the error that a device is not on the host which attachment has it.
@@ -233,30 +238,46 @@ func (r *rail) steps() []journal.Step {
 		out = append(out, journal.Step{VF: r.vf})
 	}
 	out = append(out, journal.Step{Link: r.link})
+	if r.rdma.move != nil {
+		out = append(out, journal.Step{RDMA: r.rdma.move}) // undone before the link is, on every link layer
+	}
 	if r.table != 0 {
 		out = append(out, journal.Step{Rule: &journal.Rule{Table: r.table, Priority: r.table}})
 	}
 	return out
 }
 
-// makeLink makes the rail's interface, or moves it into the pod.
+// makeLink makes the rail's interface, or moves it into the pod, and with it its RDMA device: on Ethernet after the
+// interface, on InfiniBand before it, where the kernel makes the interface anew in the pod.
 func (p *plugin) makeLink(ctx context.Context, t *attachment, r *rail) error {
-	switch {
-	case r.link.Kind == conf.KindChained:
-		return nil
-	case r.link.Host == nil:
-		if err := r.master.bringUp(t.host); err != nil {
-			return err
-		}
-		return addLink(ctx, t.host, t.pod, r.link, r.master, r.spec.BCQueueLen)
-	}
 	if r.vf != nil {
 		if err := p.setVF(r.vf); err != nil {
 			return err
 		}
 		p.Hit("add:vf")
 	}
-	return p.takeDevice(t.host, t.pod, r.link, r.master)
+	if r.rdma.move != nil && r.rdma.infiniband {
+		if err := p.moveRDMA(ctx, t.pod, r.rdma.move); err != nil {
+			return err
+		}
+	}
+	var err error
+	switch {
+	case r.link.Kind == conf.KindChained:
+	case r.link.Host == nil:
+		if err = r.master.bringUp(t.host); err == nil {
+			err = addLink(ctx, t.host, t.pod, r.link, r.master, r.spec.BCQueueLen)
+		}
+	case r.rdma.move != nil && r.rdma.infiniband:
+		err = adopt(ctx, t.pod, r.link)
+	default:
+		err = p.takeDevice(t.host, t.pod, r.link, r.master)
+	}
+	if err != nil || r.rdma.move == nil || r.rdma.infiniband {
+		return err
+	}
+	p.Hit("add:moved")
+	return p.moveRDMA(ctx, t.pod, r.rdma.move)
 }
 
 // configure gives the rail's interface its addresses and routes.
@@ -288,9 +309,12 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 		}
 	}
 	if r.got.has6() {
-		return settle(ctx, t.pod.link, link)
+		if err := settle(ctx, t.pod.link, link); err != nil {
+			return err
+		}
 	}
-	return nil
+	r.link.GIDs, err = p.awaitGIDs(ctx, r)
+	return err
 }
 
 // findNew gives the interface that makeLink has made.

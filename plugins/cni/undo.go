@@ -163,6 +163,8 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 		return delLink(u.pod.link, s.Link)
 	case s.Rule != nil:
 		return removeRules(u.pod.link, s.Rule)
+	case s.RDMA != nil:
+		return u.returnRDMA(ctx, s.RDMA)
 	case s.Sysctl.Old == nil:
 		return nil
 	}

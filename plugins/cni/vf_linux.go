@@ -8,9 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"path"
-	"strconv"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -19,6 +16,7 @@ import (
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
 	"github.com/railyard-net/railyard/plugins/dispatch"
+	"github.com/railyard-net/railyard/rdma"
 )
 
 // openVFs opens a handle that also reads what physical functions know of their virtual ones.
@@ -101,32 +99,14 @@ func changed[T comparable](want *T, is T) (set, old *T) {
 
 // physical is the physical function of the virtual one, and the latter's number on it.
 func physical(sys fs.FS, m master) (pf string, number int, err error) {
-	bad := func(format string, args ...any) error {
-		return dispatch.Errorf(dispatch.CodeMaster, "device: %s is no virtual function: write kind %s for it: %w", m.name(), conf.KindHostDevice, fmt.Errorf(format, args...))
+	addr, number, virtual, err := rdma.PhysFn(sys, rdma.BusAddr(m.pci))
+	if err == nil && virtual {
+		return string(addr), number, nil
 	}
-	if m.pci == "" {
-		return "", 0, bad("it has no PCI address")
+	if err == nil || m.pci == "" {
+		err = fmt.Errorf("write kind %s for it", conf.KindHostDevice)
 	}
-	target, err := fs.ReadLink(sys, path.Join("bus/pci/devices", m.pci, "physfn"))
-	if err != nil {
-		return "", 0, bad("%w", err)
-	}
-	pf = path.Base(target)
-	entries, err := fs.ReadDir(sys, path.Join("bus/pci/devices", pf))
-	if err != nil {
-		return "", 0, bad("%w", err)
-	}
-	for _, e := range entries {
-		text, ok := strings.CutPrefix(e.Name(), "virtfn")
-		if !ok {
-			continue
-		}
-		vf, err := fs.ReadLink(sys, path.Join("bus/pci/devices", pf, e.Name()))
-		if n, bad := strconv.Atoi(text); err == nil && bad == nil && path.Base(vf) == m.pci {
-			return pf, n, nil
-		}
-	}
-	return "", 0, bad("%s does not list it", pf)
+	return "", 0, dispatch.Errorf(dispatch.CodeMaster, "device: %s is no virtual function: %w", m.name(), err)
 }
 
 // vfInfo gives the physical function's link and what it knows of the virtual one.

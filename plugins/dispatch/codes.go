@@ -54,6 +54,8 @@ const (
 	CodeJournal
 	// CodeDelegate: another plugin could not be executed, or gave no answer by the specification.
 	CodeDelegate
+	// CodeRDMA: the interface has no RDMA device as the config asks for, or the kernel refused to hand it over.
+	CodeRDMA
 )
 
 // Errorf is an error with a code. The cause may be wrapped with %w: it is kept for errors.Is.

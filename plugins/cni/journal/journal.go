@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/rdma"
 )
 
 // Version is the version of the format that this package writes. It reads this and all before.
@@ -125,9 +126,10 @@ type Link struct {
 	Host *Host `json:"host,omitempty"`
 	// Addresses were added to a link of another plugin's, with their prefix lengths.
 	Addresses []string `json:"addresses,omitempty"`
-	// Index in the pod, and the routes added over the link: known when the ADD is complete.
+	// Index in the pod, the routes added over the link and the GIDs of its addresses: known when the ADD is complete.
 	Index  int            `json:"index,omitempty"`
 	Routes []*types.Route `json:"routes,omitempty"`
+	GIDs   []GID          `json:"gids,omitempty"`
 }
 
 // Host is a link as it is to be again when it is back on the host.
@@ -180,11 +182,19 @@ type Rate struct {
 
 // RDMA is an RDMA device that was moved into the pod's namespace.
 type RDMA struct {
-	// Name is for people: a pod or a driver may change it. Index and NodeGUID are the device.
-	Name     string `json:"name"`
-	Index    uint32 `json:"index"`
-	NodeGUID string `json:"nodeGUID"`
-	Bus      string `json:"bus,omitempty"`
+	// Name is for people: a pod or a driver may change it. ID is the device.
+	Name string  `json:"name"`
+	ID   rdma.ID `json:"id"`
+	Bus  string  `json:"bus,omitempty"`
+}
+
+// GID is where a program finds an address of the pod in the table of an RDMA device that all namespaces share.
+type GID struct {
+	Address string `json:"address"`
+	Device  string `json:"device"`
+	Port    int    `json:"port"`
+	Index   int    `json:"index"`
+	Type    string `json:"type"` // as sysfs writes it, e.g. RoCE v2
 }
 
 // Rule is all rules of the priority that lead to the table, one for each address of a rail.

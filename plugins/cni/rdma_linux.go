@@ -1,0 +1,240 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+	"github.com/railyard-net/railyard/rdma"
+)
+
+// gidWait bounds how long ADD waits for an address to appear in a table of GIDs; the kernel takes a few milliseconds.
+const gidWait = time.Second
+
+// rdmaPlan is what is to happen with the RDMA device of a rail. Nothing, if both are empty.
+type rdmaPlan struct {
+	// move is the device to hand over, in exclusive mode; infiniband says which way round.
+	move       *journal.RDMA
+	infiniband bool
+	// shared are the devices in whose tables the rail's addresses are to appear.
+	shared []rdma.Device
+}
+
+// planRDMA decides what happens with the RDMA device under the master. It changes nothing. The ifName is that of a
+// chained interface, which is in the pod already.
+func (p *plugin) planRDMA(s conf.Spec, m master, ifName string) (rdmaPlan, error) {
+	if s.RDMA == conf.RDMAOff {
+		return rdmaPlan{}, nil
+	}
+	devices, err := p.rdmaDevices(s, m, ifName)
+	name := ifName
+	if m.link != nil {
+		name = m.name()
+	}
+	switch {
+	case err != nil && s.RDMA == conf.RDMARequired:
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: look for the device of %s: %w", name, err)
+	case err != nil:
+		p.Log.Warn("the RDMA devices cannot be read; the pod gets none", "link", name, "error", err)
+		return rdmaPlan{}, nil
+	case len(devices) == 0 && s.RDMA == conf.RDMARequired:
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: is %s and %s has no RDMA device: load its driver's RDMA module, or write %s", conf.RDMARequired, name, conf.RDMAAuto)
+	case len(devices) == 0:
+		return rdmaPlan{}, nil
+	}
+	h, err := rdma.Open()
+	if err != nil {
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: %w", err)
+	}
+	defer h.Close()
+	mode, err := h.Mode()
+	switch {
+	case errors.Is(err, rdma.ErrUnsupported) || mode == rdma.Shared:
+		return rdmaPlan{shared: devices}, nil
+	case err != nil:
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: ask for the mode: %w", err)
+	case conf.OnMaster(s.Kind):
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: %s has the RDMA device %s, and this node hands each to one pod only (rdma system: netns exclusive), so a %s cannot share it: "+
+			"use kind %s or %s, or switch the node to netns shared, or write rdma: %s for a pod that needs none", name, devices[0].Name, s.Kind, conf.KindHostDevice, conf.KindSRIOV, conf.RDMAOff)
+	case len(devices) > 1:
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: %s has the RDMA devices %s, %s, ...: one is supported", name, devices[0].Name, devices[1].Name)
+	}
+	d := devices[0]
+	id, err := h.Identify(d)
+	if err != nil {
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: %w", err)
+	}
+	return rdmaPlan{
+		move:       &journal.RDMA{Name: d.Name, ID: id, Bus: string(d.Bus)},
+		infiniband: slices.ContainsFunc(d.Ports, func(p rdma.Port) bool { return p.LinkLayer == rdma.InfiniBand }),
+	}, nil
+}
+
+// rdmaDevices are those that belong to the master. Machines without RDMA cost one look.
+func (p *plugin) rdmaDevices(s conf.Spec, m master, ifName string) ([]rdma.Device, error) {
+	if entries, err := fs.ReadDir(p.Sys, "class/infiniband"); errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil, nil
+	}
+	if m.bus != "" {
+		devices, err := rdma.DiscoverAt(p.Sys, rdma.BusAddr(m.bus))
+		if len(devices) > 0 || s.Kind == conf.KindChained {
+			return devices, err
+		}
+	}
+	all, err := rdma.Discover(p.Sys)
+	if s.Kind != conf.KindChained {
+		if m.link == nil {
+			return nil, err
+		}
+		found, missing := rdma.OfNetDev(p.Sys, all, m.name())
+		if len(found) > 0 {
+			return found, nil
+		}
+		return nil, errors.Join(err, missing)
+	}
+	// The interface is in the pod, where this sysfs does not see it. A software device still names it, unless the name
+	// is one of the host's too.
+	if _, there := fs.Stat(p.Sys, path.Join("class/net", ifName)); there == nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(d rdma.Device) bool { return d.Parent != ifName }), err
+}
+
+// moveRDMA hands the device over to the pod.
+func (p *plugin) moveRDMA(ctx context.Context, pod *pod, d *journal.RDMA) error {
+	h, err := rdma.Open()
+	if err == nil {
+		err = h.Move(ctx, d.ID, int(pod.ns.Fd()))
+		_ = h.Close()
+	}
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeRDMA, "rdma: hand %s over to the pod: %w", d.Name, err)
+	}
+	p.Hit("add:rdma")
+	return nil
+}
+
+// adopt gives the interface that the kernel made in the pod, when the RDMA device arrived there, its name and settings.
+func adopt(ctx context.Context, pod *pod, l *journal.Link) error {
+	ctx, cancel := context.WithTimeout(ctx, deadLinkWait)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		all, err := pod.link.LinkList()
+		if err != nil {
+			return dispatch.Errorf(dispatch.CodeLink, "look for the interface of %s in the pod: %w", l.Host.Bus, err)
+		}
+		at := slices.IndexFunc(all, func(n netlink.Link) bool { return n.Attrs().ParentDev == l.Host.Bus && n.Type() == "ipoib" })
+		if at >= 0 {
+			if err := pod.link.LinkAddAltName(all[at], l.Host.Tag); err != nil {
+				return dispatch.Errorf(dispatch.CodeLink, "give %s an alternative name: %w", all[at].Attrs().Name, err)
+			}
+			c := change{index: all[at].Attrs().Index, name: l.Name, mtu: l.MTU}
+			if err := pod.do(c.apply); err != nil {
+				return dispatch.Errorf(dispatch.CodeLink, "set up %s in the pod: %w", l.Name, err)
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return dispatch.Errorf(dispatch.CodeLink, "the RDMA device of %s is in the pod, and no interface came with it", l.Host.Name)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// returnRDMA takes the device back from a living pod. One that is not there is back already, or gone.
+func (u *undoing) returnRDMA(ctx context.Context, d *journal.RDMA) error {
+	host, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeIO, "%w", err)
+	}
+	defer host.Close()
+	h, err := u.pod.openRDMA()
+	if err == nil {
+		err = h.Move(ctx, d.ID, int(host.Fd()))
+		_ = h.Close()
+	}
+	if err != nil && !errors.Is(err, rdma.ErrNotFound) && !errors.Is(err, rdma.ErrNoRDMA) {
+		return dispatch.Errorf(dispatch.CodeRDMA, "rdma: take %s back from the pod: %w", d.Name, err)
+	}
+	u.Hit("undo:rdma")
+	return nil
+}
+
+func (p *pod) openRDMA() (h *rdma.Handle, err error) {
+	err = p.do(func() error {
+		h, err = rdma.Open()
+		return err
+	})
+	return h, err
+}
+
+func (c *checking) checkRDMA(d *journal.RDMA) error {
+	h, err := c.pod.openRDMA()
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeDrift, "rdma: %s: %w", d.Name, err)
+	}
+	defer h.Close()
+	if _, err := h.ByID(d.ID); err != nil {
+		return dispatch.Errorf(dispatch.CodeDrift, "the pod has lost the RDMA device %s: %w", d.Name, err)
+	}
+	return nil
+}
+
+// awaitGIDs waits until each address of the rail is in a table of its RDMA device, and says where. One that does not come
+// is an error if the config requires RDMA.
+func (p *plugin) awaitGIDs(ctx context.Context, r *rail) ([]journal.GID, error) {
+	if len(r.rdma.shared) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, gidWait)
+	defer cancel()
+	var out []journal.GID
+	for _, c := range r.got.ips {
+		addr := prefix(c).Addr()
+		gid, err := p.awaitGID(ctx, r.rdma.shared, addr)
+		switch {
+		case err == nil:
+			out = append(out, gid)
+		case r.spec.RDMA == conf.RDMARequired:
+			return nil, dispatch.Errorf(dispatch.CodeRDMA, "rdma: %w", err)
+		default:
+			p.Log.Warn("an address has no GID: RDMA from it will not work", "link", r.name(), "error", err)
+		}
+	}
+	return out, nil
+}
+
+func (p *plugin) awaitGID(ctx context.Context, devices []rdma.Device, addr netip.Addr) (journal.GID, error) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		var last error
+		for _, d := range devices {
+			for _, port := range d.Ports {
+				gid, err := rdma.FindGID(p.Sys, d.Name, port.Number, addr)
+				if err == nil {
+					return journal.GID{Address: addr.String(), Device: d.Name, Port: port.Number, Index: gid.Index, Type: string(gid.Type)}, nil
+				}
+				last = err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return journal.GID{}, fmt.Errorf("no GID of %s appeared within %s: %w", addr, gidWait, last)
+		case <-time.After(wait):
+		}
+	}
+}
