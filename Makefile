@@ -85,6 +85,15 @@ test-race: deps build ## The tests under the race detector; needs a C compiler
 	@$(need) kube multus cni
 	$(with_tools) CGO_ENABLED=1 go test -race -count=1 -timeout=30m $(TESTFLAGS) $(PKG)
 
+.PHONY: test-peers
+test-peers: deps ## Run the peers' own test suites on our plugin, and list every case
+	@$(as_root)
+	@mkdir -p build/test && rm -f build/test/peers.txt
+	@status=0; go test -count=1 -timeout=$(TEST_TIMEOUT) $(TESTFLAGS) ./test/peers -report $(CURDIR)/build/test/peers.txt >build/test/peers.log 2>&1 || status=$$?; \
+	[ $$status = 0 ] || cat build/test/peers.log; \
+	cat build/test/peers.txt || echo "0 passed, 1 failed: the suites did not run"; \
+	exit $$status
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
 	FUZZTIME=$(FUZZTIME) test/tools/fuzz.sh
