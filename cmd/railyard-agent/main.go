@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Railyard-agent runs on every node: it leases the node's addresses to the CNI plugins, claims and returns blocks
-// in the API, and installs the plugins. Its flags are what --help prints; package ipam/agent says how it works.
+// in the API, undoes attachments whose DEL never came, and installs the plugins. Its flags are what --help prints; package ipam/agent says how it works.
 package main
 
 import (
@@ -127,6 +127,10 @@ func serve(ctx context.Context, log *slog.Logger, o options, s *store.Store) err
 	if err != nil {
 		return err
 	}
+	attached, err := newAttachments(log, o, a.Gone, reg)
+	if err != nil {
+		return err
+	}
 	var web net.Listener
 	if o.MetricsAddress != "" {
 		if web, err = net.Listen("tcp", o.MetricsAddress); err != nil {
@@ -150,6 +154,7 @@ func serve(ctx context.Context, log *slog.Logger, o options, s *store.Store) err
 		return wire.Serve(ctx, sock, a, log)
 	})
 	g.Go(func() error { return a.Run(loops) })
+	g.Go(func() error { return attached.run(ctx) })
 	if web != nil {
 		g.Go(func() error { return daemon.Serve(ctx, log, web, reg, a, o.Pprof) })
 	}

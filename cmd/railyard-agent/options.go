@@ -57,8 +57,8 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.stateDir, "state-dir", "/run/railyard", "`folder` of the lease store; must be on tmpfs, it lives as long as the boot")
 	fs.StringVar(&o.socket, "socket", "", "`path` of the socket for the CNI plugins; empty: agent.sock in the state dir")
 	fs.DurationVar(&o.lockTimeout, "lock-timeout", 15*time.Second, "how long to wait for another process to let go of the store")
-	fs.DurationVar(&o.gcInterval, "gc-interval", 30*time.Second, "how often leases are compared with the network namespaces alive")
-	fs.DurationVar(&o.gcGrace, "gc-grace", time.Minute, "how long a namespace must have been seen gone before its lease ends")
+	fs.DurationVar(&o.gcInterval, "gc-interval", 30*time.Second, "how often leases and attachments are compared with the network namespaces alive")
+	fs.DurationVar(&o.gcGrace, "gc-grace", time.Minute, "how long a namespace must have been seen gone before its leases and attachments end")
 	fs.DurationVar(&o.releaseAfter, "release-after", 5*time.Minute, "how long a block must have been empty before it goes back to the pool")
 	fs.DurationVar(&o.mirrorInterval, "mirror-interval", 5*time.Second, "how often changed leases are shown in the status of their block")
 
