@@ -26,8 +26,11 @@ import (
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/iprange"
+	netdefv1alpha1 "github.com/railyard-net/railyard/netdef/api/v1alpha1"
 	"github.com/railyard-net/railyard/test/cluster"
 )
+
+const moreSamples = "manifests/samples/more"
 
 var api *cluster.API
 
@@ -41,7 +44,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = api.Stop() }()
-	if err := api.Apply(ctx, "manifests/install/multus-crd", "manifests/install", "manifests/samples"); err != nil {
+	if err := api.Apply(ctx, "manifests/install/multus-crd", "manifests/install", "manifests/samples", moreSamples); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -50,7 +53,7 @@ func runTests(m *testing.M) int {
 
 // TestAgain: an installation can be applied over itself, and samples too.
 func TestAgain(t *testing.T) {
-	if err := api.Apply(t.Context(), "manifests/install", "manifests/samples"); err != nil {
+	if err := api.Apply(t.Context(), "manifests/install", "manifests/samples", moreSamples); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -61,7 +64,7 @@ func newClient(t *testing.T, cfg *rest.Config, err error) client.Client {
 		t.Fatal(err)
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1alpha1.AddToScheme(scheme), netdefv1alpha1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	c, err := client.New(cfg, client.Options{Scheme: scheme})

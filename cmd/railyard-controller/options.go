@@ -24,9 +24,9 @@ type options struct {
 func command() daemon.Command {
 	return daemon.Command{
 		Name: "railyard-controller",
-		Intro: `railyard-controller renders MacvlanNetworks to NetworkAttachmentDefinitions, and accepts IPPools and
-sums them up. Two or more may run in a cluster: one leads, the others stand by. No pod waits for it
-to start or stop.
+		Intro: `railyard-controller renders network resources (MacvlanNetwork, HostDeviceNetwork, IPoIBNetwork,
+RailNetwork) to NetworkAttachmentDefinitions, and accepts IPPools and sums them up. Two or more may
+run in a cluster: one leads, the others stand by. No pod waits for it to start or stop.
 `,
 		Sections: []daemon.Section{
 			{Title: "Cluster", Flags: daemon.Cluster()},

@@ -189,34 +189,43 @@ func (e *env) nad(t *testing.T, namespace, name string) (*nadv1.NetworkAttachmen
 	return nad, e.client.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: name}, nad)
 }
 
-// awaitReady waits until the network's Ready condition speaks of its newest spec and has the reason, and returns the network.
+// awaitReady is await for the MacvlanNetwork of that name, which it returns.
 func (e *env) awaitReady(t *testing.T, name, reason string) *v1alpha1.MacvlanNetwork {
 	t.Helper()
-	n := &v1alpha1.MacvlanNetwork{}
-	cluster.Eventually(t, "Ready of "+name+" becomes "+reason, func() error {
-		if err := e.client.Get(t.Context(), types.NamespacedName{Name: name}, n); err != nil {
-			return err
-		}
-		c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionReady)
-		if c == nil || c.Reason != reason || c.ObservedGeneration != n.Generation || n.Status.ObservedGeneration != n.Generation {
-			return fmt.Errorf("generation %d, status %+v", n.Generation, n.Status)
-		}
-		return nil
-	})
+	n := network(name, v1alpha1.MacvlanNetworkSpec{})
+	e.await(t, n, reason)
 	return n
 }
 
-// awaitInUse waits until the condition InUse has the reason ("": is absent) and its message contains text.
-func (e *env) awaitInUse(t *testing.T, name, reason, text string) {
+// await reads n until its Ready condition speaks of its newest spec and has the reason, and returns the status.
+func (e *env) await(t *testing.T, n v1alpha1.Network, reason string) v1alpha1.NetworkStatus {
 	t.Helper()
-	cluster.Eventually(t, "InUse of "+name+" becomes "+reason, func() error {
-		n := &v1alpha1.MacvlanNetwork{}
-		if err := e.client.Get(t.Context(), types.NamespacedName{Name: name}, n); err != nil {
+	_, status := n.Common()
+	cluster.Eventually(t, "Ready of "+n.GetName()+" becomes "+reason, func() error {
+		if err := e.client.Get(t.Context(), client.ObjectKeyFromObject(n), n); err != nil {
 			return err
 		}
-		c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionInUse)
+		c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady)
+		if c == nil || c.Reason != reason || c.ObservedGeneration != n.GetGeneration() || status.ObservedGeneration != n.GetGeneration() {
+			return fmt.Errorf("generation %d, status %+v", n.GetGeneration(), status)
+		}
+		return nil
+	})
+	return *status
+}
+
+// awaitInUse waits until n's condition InUse has the reason ("": is absent) and its message contains text.
+func (e *env) awaitInUse(t *testing.T, n v1alpha1.Network, reason, text string) {
+	t.Helper()
+	n = copyOf(n)
+	_, status := n.Common()
+	cluster.Eventually(t, "InUse of "+n.GetName()+" becomes "+reason, func() error {
+		if err := e.client.Get(t.Context(), client.ObjectKeyFromObject(n), n); err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionInUse)
 		if (c == nil) != (reason == "") || c != nil && (c.Reason != reason || !strings.Contains(c.Message, text)) {
-			return fmt.Errorf("conditions %+v", n.Status.Conditions)
+			return fmt.Errorf("conditions %+v", status.Conditions)
 		}
 		return nil
 	})

@@ -22,7 +22,7 @@ import (
 )
 
 func TestNetworkComesAndGoes(t *testing.T) {
-	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{Master: "ens2f0", MTU: 9000, IPAM: `{"type":"other","note":"two  blanks, it's"}`})
+	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{Master: "ens2f0", MTU: 9000, NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":"other","note":"two  blanks, it's"}`}})
 	n.Annotations = map[string]string{"example.com/mine": "stays"}
 	shared.create(t, n)
 	n = shared.awaitReady(t, n.Name, v1alpha1.ReasonRendered)
@@ -30,7 +30,7 @@ func TestNetworkComesAndGoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := render.Macvlan(n)
+	want, err := render.Network(n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +41,13 @@ func TestNetworkComesAndGoes(t *testing.T) {
 		t.Errorf("config %s", nad.Spec.Config)
 	}
 	wantStatus := v1alpha1.MacvlanNetworkStatus{
-		ObservedGeneration:          n.Generation,
-		State:                       v1alpha1.StateReady,
-		NetworkAttachmentDefinition: "default/" + n.Name,
+		NetworkStatus: v1alpha1.NetworkStatus{
+			ObservedGeneration:          n.Generation,
+			State:                       v1alpha1.StateReady,
+			NetworkAttachmentDefinition: "default/" + n.Name,
+			Conditions:                  n.Status.Conditions,
+		},
 		MacvlanNetworkAttachmentDef: "k8s.cni.cncf.io/v1/namespaces/default/NetworkAttachmentDefinition/" + n.Name,
-		Conditions:                  n.Status.Conditions,
 	}
 	if diff := cmp.Diff(wantStatus, n.Status); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
@@ -96,7 +98,7 @@ func TestForeignDefinitionIsNotTouched(t *testing.T) {
 	foreign := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
 	foreign.Spec.Config = `{"cniVersion":"0.3.1","type":"bridge"}`
 	shared.create(t, foreign)
-	n := network(name, v1alpha1.MacvlanNetworkSpec{NetworkNamespace: ns})
+	n := network(name, v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: ns}})
 	shared.create(t, n)
 	got := shared.awaitReady(t, name, v1alpha1.ReasonConflict)
 	if got.Status.State != v1alpha1.StateError || got.Status.NetworkAttachmentDefinition != "" {
@@ -116,7 +118,7 @@ func TestForeignDefinitionIsNotTouched(t *testing.T) {
 	same()
 
 	// And once the foreign one is gone, a waiting network takes the place by itself.
-	n = network(name, v1alpha1.MacvlanNetworkSpec{NetworkNamespace: ns})
+	n = network(name, v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: ns}})
 	shared.create(t, n)
 	shared.awaitReady(t, name, v1alpha1.ReasonConflict)
 	if err := shared.client.Delete(t.Context(), foreign); err != nil {
@@ -129,7 +131,7 @@ func TestHandOver(t *testing.T) {
 	name, ns := unique("net"), shared.namespace(t)
 	nad := &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{"team": "a"}}}
 	shared.create(t, nad)
-	n := network(name, v1alpha1.MacvlanNetworkSpec{NetworkNamespace: ns})
+	n := network(name, v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: ns}})
 	shared.create(t, n)
 	shared.awaitReady(t, name, v1alpha1.ReasonConflict)
 	edit(t, shared, nad, func(nad *nadv1.NetworkAttachmentDefinition) {
@@ -183,7 +185,7 @@ func TestDriftIsRepaired(t *testing.T) {
 
 func TestNamespaceMove(t *testing.T) {
 	from, to := shared.namespace(t), shared.namespace(t)
-	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkNamespace: from})
+	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: from}})
 	shared.create(t, n)
 	shared.awaitReady(t, n.Name, v1alpha1.ReasonRendered)
 	former, err := shared.nad(t, from, n.Name)
@@ -197,7 +199,7 @@ func TestNamespaceMove(t *testing.T) {
 	pod := shared.pod(t, from, selecting(n.Name+"@net1"))
 
 	edit(t, shared, n, func(n *v1alpha1.MacvlanNetwork) { n.Spec.NetworkNamespace = to })
-	shared.awaitInUse(t, n.Name, v1alpha1.ReasonFormerNamespaceStillIn, from+"/"+pod.Name)
+	shared.awaitInUse(t, n, v1alpha1.ReasonFormerNamespaceStillIn, from+"/"+pod.Name)
 	got := shared.awaitReady(t, n.Name, v1alpha1.ReasonRendered)
 	if got.Status.NetworkAttachmentDefinition != to+"/"+n.Name {
 		t.Errorf("status %+v", got.Status)
@@ -212,7 +214,7 @@ func TestNamespaceMove(t *testing.T) {
 		t.Fatal(err)
 	}
 	shared.awaitGone(t, former)
-	shared.awaitInUse(t, n.Name, "", "")
+	shared.awaitInUse(t, n, "", "")
 	if _, err := shared.nad(t, copied.Namespace, n.Name); err != nil {
 		t.Errorf("the copy: %v", err)
 	}
@@ -220,7 +222,7 @@ func TestNamespaceMove(t *testing.T) {
 
 func TestNamespaceThatIsMissing(t *testing.T) {
 	from, to := shared.namespace(t), unique("later")
-	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkNamespace: from})
+	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: from}})
 	shared.create(t, n)
 	shared.awaitReady(t, n.Name, v1alpha1.ReasonRendered)
 	edit(t, shared, n, func(n *v1alpha1.MacvlanNetwork) { n.Spec.NetworkNamespace = to })
@@ -245,7 +247,7 @@ func TestNamespaceThatIsMissing(t *testing.T) {
 }
 
 func TestPoolDecidesReadiness(t *testing.T) {
-	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{Pool: &v1alpha1.PoolReference{Name: unique("pool")}})
+	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{Pool: &v1alpha1.PoolReference{Name: unique("pool")}}})
 	shared.create(t, n)
 	says := func(text string) {
 		t.Helper()
@@ -292,7 +294,7 @@ func TestDeletionWaitsForPods(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkNamespace: ns})
+			n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: ns}})
 			shared.create(t, n)
 			shared.awaitReady(t, n.Name, v1alpha1.ReasonRendered)
 			pod := shared.pod(t, tc.namespace, tc.annotate(n.Name))
@@ -300,7 +302,7 @@ func TestDeletionWaitsForPods(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := shared.awaitReady(t, n.Name, v1alpha1.ReasonDeleting)
-			shared.awaitInUse(t, n.Name, v1alpha1.ReasonDeletionWaits, tc.namespace+"/"+pod.Name)
+			shared.awaitInUse(t, n, v1alpha1.ReasonDeletionWaits, tc.namespace+"/"+pod.Name)
 			nad, err := shared.nad(t, ns, n.Name)
 			if err != nil {
 				t.Fatalf("the definition in use: %v", err)
@@ -334,12 +336,12 @@ func TestDeletionWaitsForPods(t *testing.T) {
 
 func TestChangeInUseIsNoted(t *testing.T) {
 	ns := shared.namespace(t)
-	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{NetworkNamespace: ns, MTU: 1500})
+	n := network(unique("net"), v1alpha1.MacvlanNetworkSpec{MTU: 1500, NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: ns}})
 	shared.create(t, n)
 	shared.awaitReady(t, n.Name, v1alpha1.ReasonRendered)
 	pod := shared.pod(t, ns, selecting(n.Name))
 	// The cache of pods is a little behind; the next edit waits until it shows in a pass.
-	mtu := int32(1500)
+	mtu := v1alpha1.MTU(1500)
 	cluster.Eventually(t, "an event names the pod", func() error {
 		mtu++
 		edit(t, shared, n, func(n *v1alpha1.MacvlanNetwork) { n.Spec.MTU = mtu })

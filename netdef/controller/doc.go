@@ -1,7 +1,8 @@
 // Copyright The Railyard Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controller keeps one NetworkAttachmentDefinition for each network resource.
+// Package controller keeps one NetworkAttachmentDefinition for each network resource, of whatever kind: the kinds differ in what is
+// rendered, and in nothing that happens here. Two networks of one name and different kinds want the same place, and the first has it.
 //
 // One pass reads what there is (a view), decides on it without side effects (a plan) and does what was decided. Everything read
 // comes from caches, and everything written carries the resource version or the UID of what was read, so that a stale view leads
@@ -11,8 +12,9 @@
 //
 // One is a network's own if its annotation [render.OwnerAnnotation] names the network and the namespace in which it lies. All
 // others are foreign: they are never written, whatever they are called; a network whose place is taken by one says Ready=False,
-// reason Conflict, and proceeds when it is gone. In its own, a network writes spec.config, that annotation and one label, and leaves
-// everything else as it is.
+// reason Conflict, and proceeds when it is gone. In its own, a network writes spec.config, that annotation, those that it was rendered
+// with (which [render.AlsoAnnotation] names, so that they go when they are rendered no more) and one label, and leaves everything else
+// as it is.
 //
 // There is no ownerReference. The garbage collector would follow one on "kubectl delete --cascade=foreground" and remove a
 // definition that pods still use; the finalizer on the network does the same work and waits.

@@ -113,7 +113,7 @@ func TestMultusComesLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := &env{api: api, client: admin}
-	n := networkObject(unique("early"), nil)
+	n := networkObject("MacvlanNetwork", unique("early"), nil)
 	e.create(t, n)
 	if err := api.Apply(t.Context(), "manifests/install/multus-crd"); err != nil {
 		t.Fatal(err)

@@ -4,12 +4,12 @@
 package controller
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/railyard-net/railyard/netdef/api/v1alpha1"
 )
@@ -56,12 +56,73 @@ func TestSchemaRefuses(t *testing.T) {
 			if tc.name == "" {
 				tc.name = unique("bad")
 			}
-			err := shared.client.Create(t.Context(), networkObject(tc.name, tc.spec))
+			err := shared.client.Create(t.Context(), networkObject("MacvlanNetwork", tc.name, tc.spec))
 			if !apierrors.IsInvalid(err) {
 				t.Fatalf("error %v", err)
 			}
 			if !strings.Contains(err.Error(), tc.wantField) || !strings.Contains(err.Error(), tc.wantText) {
 				t.Errorf("error lacks %q or %q:\n%v", tc.wantField, tc.wantText, err)
+			}
+		})
+	}
+}
+
+// TestKindsSchemaRefuses is the same for what the kinds do not have in common.
+func TestKindsSchemaRefuses(t *testing.T) {
+	const hostDevice, ipoib, rails = "HostDeviceNetwork", "IPoIBNetwork", "RailNetwork"
+	for name, tc := range map[string]struct{ kind, spec, wantField, wantText string }{
+		"rdma a word":             {"MacvlanNetwork", `{"rdma":"on"}`, "spec.rdma", `"auto", "required", "off"`},
+		"rdma off, unquoted":      {"MacvlanNetwork", `{"rdma":false}`, "spec.rdma", "must be of type string"},
+		"pool and ipam":           {ipoib, `{"ipam":"{}{}","pool":{"name":"p"}}`, "spec.ipam", "exclude each other"},
+		"host-device of nothing":  {hostDevice, `{}`, "spec.resourceName", "exactly one of"},
+		"host-device twice":       {hostDevice, `{"resourceName":"a","device":"b"}`, "spec.resourceName", "exactly one of"},
+		"both empty":              {hostDevice, `{"resourceName":"","device":""}`, "spec.resourceName", "exactly one of"},
+		"resource":                {hostDevice, `{"resourceName":"a/b/c"}`, "spec.resourceName", "intel.com/sriov"},
+		"device":                  {hostDevice, `{"device":"a b"}`, "spec.device", "remove blanks"},
+		"host-device's mtu":       {hostDevice, `{"device":"a","mtu":67}`, "spec.mtu", "or the device's MTU"},
+		"vlan":                    {hostDevice, `{"device":"a","sriov":{"vlan":4095}}`, "spec.sriov.vlan", "4094"},
+		"vlan missing":            {hostDevice, `{"device":"a","sriov":{"vlanQoS":3}}`, "spec.sriov.vlan", "is needed for vlanQoS"},
+		"vlan 0 with a protocol":  {hostDevice, `{"device":"a","sriov":{"vlan":0,"vlanProto":"802.1ad"}}`, "spec.sriov.vlan", "is needed for"},
+		"vlan protocol":           {hostDevice, `{"device":"a","sriov":{"vlan":1,"vlanProto":"qinq"}}`, "spec.sriov.vlanProto", "802.1ad"},
+		"spoof check a string":    {hostDevice, `{"device":"a","sriov":{"spoofCheck":"on"}}`, "spec.sriov.spoofCheck", "must be of type boolean"},
+		"link state":              {hostDevice, `{"device":"a","sriov":{"linkState":"up"}}`, "spec.sriov.linkState", `"enable"`},
+		"rates":                   {hostDevice, `{"device":"a","sriov":{"minTxRate":9,"maxTxRate":5}}`, "spec.sriov.minTxRate", "more than maxTxRate"},
+		"IPoIB mode":              {ipoib, `{"mode":"bridge"}`, "spec.mode", `"datagram"`},
+		"pkey":                    {ipoib, `{"pkey":"8001h"}`, "spec.pkey", "0x8001"},
+		"no spec":                 {rails, `null`, "spec", "Required value"},
+		"no rails":                {rails, `{}`, "spec.rails", "Required value"},
+		"empty rails":             {rails, `{"rails":[]}`, "spec.rails", "at least 1"},
+		"too many rails":          {rails, `{"rails":[` + strings.Repeat("{},", 32) + `{}]}`, "spec.rails", "at most 32"},
+		"kind of rails":           {rails, `{"kind":"ipoib","rails":[{}]}`, "spec.kind", `"host-device"`},
+		"another kind's mode":     {rails, `{"kind":"ipvlan","mode":"bridge","rails":[{}]}`, "spec.mode", "l2, l3 or l3s for ipvlan"},
+		"a mode of none":          {rails, `{"kind":"sriov","mode":"l2","rails":[{"device":"a"}]}`, "spec.mode", "nothing for the others"},
+		"another kind's settings": {rails, `{"sriov":{},"rails":[{}]}`, "spec.sriov", "for virtual functions"},
+		"device on macvlan":       {rails, `{"rails":[{},{"device":"a"}]}`, "spec.rails", "write master in each"},
+		"master on host-device":   {rails, `{"kind":"host-device","rails":[{"device":"a","master":"b"}]}`, "spec.rails", "write device in each"},
+		"rail without device":     {rails, `{"kind":"sriov","rails":[{"device":"a"},{}]}`, "spec.rails", "device is missing"},
+		"same device":             {rails, `{"kind":"sriov","rails":[{"device":"a"},{"device":"a"}]}`, "spec.rails", "moved once only"},
+		"same interface":          {rails, `{"rails":[{"interface":"a"},{},{"interface":"a"}]}`, "spec.rails", "same interface"},
+		"same table":              {rails, `{"rails":[{"table":9},{},{"table":9}]}`, "spec.rails", "same table"},
+		"kernel's table":          {rails, `{"rails":[{"table":254}]}`, "spec.rails[0].table", "256 and more"},
+		"interface":               {rails, `{"rails":[{"interface":"net%d"}]}`, "spec.rails[0].interface", "percent signs"},
+		"interface with a dash":   {rails, `{"rails":[{"interface":"-2"}]}`, "spec.rails[0].interface", "write one like net1"},
+		"interface too long":      {rails, `{"rails":[{"interface":"sixteen-letters-"}]}`, "spec.rails[0].interface", "15"},
+		"ipam and a rail's pool":  {rails, `{"ipam":"{\"type\":\"x\"}","rails":[{"pool":{"name":"p"}}]}`, "spec.ipam", "exclude each other"},
+		"a rail without pool":     {rails, `{"rails":[{"pool":{"name":"p"}},{}]}`, "spec.pool", "write one here"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var spec map[string]any
+			if err := json.Unmarshal([]byte(tc.spec), &spec); err != nil {
+				t.Fatal(err)
+			}
+			o := networkObject(tc.kind, unique("bad"), spec)
+			if spec == nil {
+				delete(o.Object, "spec")
+			}
+			err := shared.client.Create(t.Context(), o)
+			if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), tc.wantField) || !strings.Contains(err.Error(), tc.wantText) {
+				t.Errorf("error lacks %q or %q, or is none of Invalid:\n%v", tc.wantField, tc.wantText, err)
 			}
 		})
 	}
@@ -83,7 +144,7 @@ func TestControllerRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := networkObject(unique("bad"), tc.spec)
+			n := networkObject("MacvlanNetwork", unique("bad"), tc.spec)
 			shared.create(t, n)
 			got := shared.awaitReady(t, n.GetName(), v1alpha1.ReasonInvalidSpec)
 			if got.Status.State != v1alpha1.StateError || !strings.Contains(got.Status.Reason, tc.wantText) {
@@ -100,26 +161,37 @@ func TestControllerRefuses(t *testing.T) {
 	}
 }
 
-// TestNVIDIASpecIsTaken: every field of mellanox.com/v1alpha1 MacvlanNetwork, as its users write it.
+// TestNVIDIASpecIsTaken: every field of the kinds of mellanox.com/v1alpha1, as its users write it.
 func TestNVIDIASpecIsTaken(t *testing.T) {
-	n := networkObject(unique("nvidia"), map[string]any{
-		"networkNamespace": "", "master": "ens2f0np0", "mode": "bridge", "mtu": int64(1500),
-		"ipam":        "{\n  \"type\": \"whereabouts\",\n  \"range\": \"192.168.2.225/28\",\n  \"exclude\": [\n    \"192.168.2.229/30\"\n  ]\n}\n",
-		"metaPlugins": `{"type": "tuning"}, {"type": "sbr"}`,
-	})
-	shared.create(t, n)
-	got := shared.awaitReady(t, n.GetName(), v1alpha1.ReasonRendered)
-	if got.Status.NetworkAttachmentDefinition != (types.NamespacedName{Namespace: "default", Name: n.GetName()}).String() {
-		t.Errorf("status %+v", got.Status)
+	ipam := "{\n  \"type\": \"whereabouts\",\n  \"range\": \"192.168.2.225/28\",\n  \"exclude\": [\n    \"192.168.2.229/30\"\n  ]\n}\n"
+	for kind, spec := range map[string]map[string]any{
+		"MacvlanNetwork":    {"master": "ens2f0np0", "mode": "bridge", "mtu": int64(1500), "metaPlugins": `{"type": "tuning"}, {"type": "sbr"}`},
+		"HostDeviceNetwork": {"resourceName": "hostdev", "metaPlugins": `{"type": "rdma"}`},
+		"IPoIBNetwork":      {"master": "ibs3"},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			spec["networkNamespace"], spec["ipam"] = "", ipam
+			o := networkObject(kind, unique("nvidia"), spec)
+			shared.create(t, o)
+			for _, n := range v1alpha1.Networks() {
+				if v1alpha1.KindOf(n) != kind {
+					continue
+				}
+				n.SetName(o.GetName())
+				if got := shared.await(t, n, v1alpha1.ReasonRendered).NetworkAttachmentDefinition; got != "default/"+o.GetName() {
+					t.Errorf("rendered to %s", got)
+				}
+			}
+		})
 	}
 }
 
-func networkObject(name string, spec map[string]any) *unstructured.Unstructured {
+func networkObject(kind, name string, spec map[string]any) *unstructured.Unstructured {
 	if spec == nil {
 		spec = map[string]any{}
 	}
 	o := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
-	o.SetGroupVersionKind(networkGVK)
+	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
 	o.SetName(name)
 	return o
 }

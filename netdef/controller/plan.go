@@ -5,6 +5,7 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -25,7 +26,7 @@ const (
 
 // view is what one pass has read.
 type view struct {
-	network *v1alpha1.MacvlanNetwork
+	network v1alpha1.Network
 	// want is what the spec renders to, or nil with invalid set.
 	want    *nadv1.NetworkAttachmentDefinition
 	invalid error
@@ -60,7 +61,7 @@ type plan struct {
 
 // decide is the whole logic of this package. It changes nothing, not even v.
 func decide(v view) plan {
-	if !v.network.DeletionTimestamp.IsZero() {
+	if !v.network.GetDeletionTimestamp().IsZero() {
 		return decideDeletion(v)
 	}
 	p, placed := decidePlace(v)
@@ -189,15 +190,20 @@ func notReady(reason, message string) metav1.Condition {
 
 // owns says that nad is n's own, by the annotation that names both the network and the place: a copy that somebody made into another
 // namespace is not.
-func owns(n *v1alpha1.MacvlanNetwork, nad *nadv1.NetworkAttachmentDefinition) bool {
-	return nad.Name == n.Name && nad.Annotations[render.OwnerAnnotation] == render.Owner(n, nad.Namespace)
+func owns(n v1alpha1.Network, nad *nadv1.NetworkAttachmentDefinition) bool {
+	return nad.Name == n.GetName() && nad.Annotations[render.OwnerAnnotation] == render.Owner(n, nad.Namespace)
 }
 
-// merge is found with what we own in it replaced by want's.
+// merge is found with what we own in it replaced by want's, and without what we owned.
 func merge(found, want *nadv1.NetworkAttachmentDefinition) *nadv1.NetworkAttachmentDefinition {
 	out := found.DeepCopy()
 	out.Spec.Config = want.Spec.Config
 	out.Labels = overlay(out.Labels, want.Labels)
+	if former := out.Annotations[render.AlsoAnnotation]; former != "" {
+		for _, key := range append(strings.Split(former, ","), render.AlsoAnnotation) {
+			delete(out.Annotations, key)
+		}
+	}
 	out.Annotations = overlay(out.Annotations, want.Annotations)
 	return out
 }
@@ -206,24 +212,13 @@ func overlay(base, top map[string]string) map[string]string {
 	if base == nil {
 		base = map[string]string{}
 	}
-	for k, v := range top {
-		base[k] = v
-	}
+	maps.Copy(base, top)
 	return base
 }
 
 // same says that writing merged over found would change nothing.
 func same(found, merged *nadv1.NetworkAttachmentDefinition) bool {
-	return found.Spec.Config == merged.Spec.Config && sameMap(found.Labels, merged.Labels) && sameMap(found.Annotations, merged.Annotations)
-}
-
-func sameMap(have, want map[string]string) bool {
-	for k, v := range want {
-		if got, ok := have[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
+	return found.Spec.Config == merged.Spec.Config && maps.Equal(found.Labels, merged.Labels) && maps.Equal(found.Annotations, merged.Annotations)
 }
 
 func keyOf(nad *nadv1.NetworkAttachmentDefinition) types.NamespacedName {

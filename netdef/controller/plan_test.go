@@ -48,8 +48,8 @@ func summary(p plan) []string {
 }
 
 func TestDecide(t *testing.T) {
-	n := network("n", v1alpha1.MacvlanNetworkSpec{NetworkNamespace: "new"})
-	want, err := render.Macvlan(n)
+	n := network("n", v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{NetworkNamespace: "new"}})
+	want, err := render.Network(n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func checkPlan(t *testing.T, v view, want []string) {
 
 func TestStatusOfLongMessages(t *testing.T) {
 	p := plan{ready: notReady(v1alpha1.ReasonInvalidSpec, strings.Repeat("€", 40000))}
-	if n := len(newStatus(network("n", v1alpha1.MacvlanNetworkSpec{}), p).Conditions[0].Message); n > 32768 {
+	if n := len(newStatus(v1alpha1.NetworkStatus{}, 1, p).Conditions[0].Message); n > 32768 {
 		t.Errorf("message of %d bytes: the API server takes 32768", n)
 	}
 }

@@ -6,6 +6,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -22,21 +23,24 @@ var poolGVK = schema.GroupVersionKind{Group: "ipam.railyard.dev", Version: "v1al
 // conditionAccepted is the condition by which a pool says that addresses can be had from it.
 const conditionAccepted = "Accepted"
 
-// poolState says why the pool of that name is not ready; empty if it is, or if name is.
-func (r *reconciler) poolState(ctx context.Context, name string) (string, error) {
-	if name == "" {
-		return "", nil
+// poolState says why the pools of these names are not ready; empty if all are, or if there are none.
+func (r *reconciler) poolState(ctx context.Context, names []string) (string, error) {
+	var why []string
+	for _, name := range names {
+		pool := &unstructured.Unstructured{}
+		pool.SetGroupVersionKind(poolGVK)
+		switch err := r.cache.Get(ctx, types.NamespacedName{Name: name}, pool); {
+		case apierrors.IsNotFound(err):
+			why = append(why, fmt.Sprintf("IPPool %s does not exist: create it, or name another", name))
+		case err != nil:
+			return "", fmt.Errorf("get IPPool %s: %w", name, err)
+		default:
+			if text := judgePool(pool); text != "" {
+				why = append(why, text)
+			}
+		}
 	}
-	pool := &unstructured.Unstructured{}
-	pool.SetGroupVersionKind(poolGVK)
-	err := r.cache.Get(ctx, types.NamespacedName{Name: name}, pool)
-	switch {
-	case apierrors.IsNotFound(err):
-		return fmt.Sprintf("IPPool %s does not exist: create it, or name another", name), nil
-	case err != nil:
-		return "", fmt.Errorf("get IPPool %s: %w", name, err)
-	}
-	return judgePool(pool), nil
+	return strings.Join(why, "; "), nil
 }
 
 func judgePool(pool *unstructured.Unstructured) string {

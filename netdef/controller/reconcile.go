@@ -29,8 +29,9 @@ type eventer interface {
 	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
 }
 
-// reconciler holds no state of its own; one pass per network runs at a time.
+// reconciler is that of one kind of network. It holds no state of its own; one pass per network runs at a time.
 type reconciler struct {
+	kind   kind
 	client client.Client // writes, and reads from the caches
 	cache  client.Reader // the caches, for unstructured objects too
 	live   client.Reader // the API server
@@ -39,11 +40,11 @@ type reconciler struct {
 
 // Reconcile is one pass over the network of that name.
 func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	network := &v1alpha1.MacvlanNetwork{}
+	network := r.kind.object()
 	if err := r.client.Get(ctx, req.NamespacedName, network); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	deleting := !network.DeletionTimestamp.IsZero()
+	deleting := !network.GetDeletionTimestamp().IsZero()
 	if deleting && !controllerutil.ContainsFinalizer(network, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
 	}
@@ -87,11 +88,12 @@ func quiet(err error) (ctrl.Result, error) {
 }
 
 // observe reads everything that decide needs.
-func (r *reconciler) observe(ctx context.Context, network *v1alpha1.MacvlanNetwork) (view, error) {
+func (r *reconciler) observe(ctx context.Context, network v1alpha1.Network) (view, error) {
 	v := view{network: network, users: map[types.NamespacedName][]string{}}
-	v.want, v.invalid = render.Macvlan(network)
-	place := types.NamespacedName{Namespace: network.Spec.Namespace(), Name: network.Name}
-	deleting := !network.DeletionTimestamp.IsZero()
+	v.want, v.invalid = render.Network(network)
+	spec, _ := network.Common()
+	place := types.NamespacedName{Namespace: spec.Namespace(), Name: network.GetName()}
+	deleting := !network.GetDeletionTimestamp().IsZero()
 	own, err := r.ownNADs(ctx, network, deleting)
 	if err != nil {
 		return view{}, err
@@ -118,22 +120,22 @@ func (r *reconciler) observe(ctx context.Context, network *v1alpha1.MacvlanNetwo
 		return view{}, err
 	}
 	if v.invalid == nil {
-		v.pool, err = r.poolState(ctx, render.PoolName(network))
+		v.pool, err = r.poolState(ctx, render.PoolNames(network))
 	}
 	return v, err
 }
 
 // ownNADs are the network's own definitions in all namespaces. Before a network goes for good the API server is asked, too: its cache
 // may not know yet what the last pass created.
-func (r *reconciler) ownNADs(ctx context.Context, network *v1alpha1.MacvlanNetwork, live bool) ([]nadv1.NetworkAttachmentDefinition, error) {
+func (r *reconciler) ownNADs(ctx context.Context, network v1alpha1.Network, live bool) ([]nadv1.NetworkAttachmentDefinition, error) {
 	var list nadv1.NetworkAttachmentDefinitionList
-	if err := r.client.List(ctx, &list, client.MatchingFields{indexOwner: network.Name}); err != nil {
-		return nil, fmt.Errorf("list the NetworkAttachmentDefinitions of %s: %w", network.Name, err)
+	if err := r.client.List(ctx, &list, client.MatchingFields{indexOwner: network.GetName()}); err != nil {
+		return nil, fmt.Errorf("list the NetworkAttachmentDefinitions of %s: %w", network.GetName(), err)
 	}
 	if live {
 		var now nadv1.NetworkAttachmentDefinitionList
-		if err := r.live.List(ctx, &now, client.MatchingLabels{render.NetworkLabel: network.Name}); err != nil {
-			return nil, fmt.Errorf("list the NetworkAttachmentDefinitions of %s: %w", network.Name, err)
+		if err := r.live.List(ctx, &now, client.MatchingLabels{render.NetworkLabel: network.GetName()}); err != nil {
+			return nil, fmt.Errorf("list the NetworkAttachmentDefinitions of %s: %w", network.GetName(), err)
 		}
 		list.Items = append(now.Items, list.Items...)
 	}
@@ -177,7 +179,7 @@ func (r *reconciler) reconsider(ctx context.Context, v view, p plan) (plan, erro
 }
 
 // apply does what p says. What the API server refuses becomes the condition of p; the error is for the retry.
-func (r *reconciler) apply(ctx context.Context, network *v1alpha1.MacvlanNetwork, p *plan) error {
+func (r *reconciler) apply(ctx context.Context, network v1alpha1.Network, p *plan) error {
 	if p.create != nil {
 		if err := r.client.Create(ctx, p.create, client.FieldOwner(fieldOwner)); err != nil {
 			return p.fail(fmt.Errorf("create NetworkAttachmentDefinition %s: %w", keyOf(p.create), err))
@@ -213,52 +215,56 @@ func (p *plan) fail(err error) error {
 	return err
 }
 
-func (r *reconciler) setFinalizer(ctx context.Context, network *v1alpha1.MacvlanNetwork, change func(client.Object, string) bool) error {
-	base := network.DeepCopy()
+func (r *reconciler) setFinalizer(ctx context.Context, network v1alpha1.Network, change func(client.Object, string) bool) error {
+	base := copyOf(network)
 	if !change(network, v1alpha1.Finalizer) {
 		return nil
 	}
 	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
 	if err := r.client.Patch(ctx, network, patch, client.FieldOwner(fieldOwner)); err != nil {
-		return fmt.Errorf("change the finalizer of MacvlanNetwork %s: %w", network.Name, err)
+		return fmt.Errorf("change the finalizer of %s %s: %w", r.kind, network.GetName(), err)
 	}
 	return nil
 }
 
 // writeStatus writes the status if it says something new.
-func (r *reconciler) writeStatus(ctx context.Context, network *v1alpha1.MacvlanNetwork, p plan) error {
-	base := network.DeepCopy()
-	network.Status = newStatus(network, p)
-	if equality.Semantic.DeepEqual(base.Status, network.Status) {
+func (r *reconciler) writeStatus(ctx context.Context, network v1alpha1.Network, p plan) error {
+	base := copyOf(network)
+	_, status := network.Common()
+	*status = newStatus(*status, network.GetGeneration(), p)
+	link := ""
+	if p.usable != nil {
+		link = fmt.Sprintf("%s/namespaces/%s/NetworkAttachmentDefinition/%s", nadv1.SchemeGroupVersion, p.usable.Namespace, p.usable.Name)
+	}
+	network.SetLink(link)
+	if equality.Semantic.DeepEqual(base, network) {
 		return nil
 	}
 	err := r.client.Status().Patch(ctx, network, client.MergeFrom(base), client.FieldOwner(fieldOwner))
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("write the status of MacvlanNetwork %s: %w", network.Name, err)
+		return fmt.Errorf("write the status of %s %s: %w", r.kind, network.GetName(), err)
 	}
 	return nil
 }
 
-// newStatus is the status after p was done.
-func newStatus(network *v1alpha1.MacvlanNetwork, p plan) v1alpha1.MacvlanNetworkStatus {
-	s := *network.Status.DeepCopy()
-	s.ObservedGeneration = network.Generation
+// newStatus is what becomes of the status that was, after p was done for that generation of the network.
+func newStatus(was v1alpha1.NetworkStatus, generation int64, p plan) v1alpha1.NetworkStatus {
+	s := *was.DeepCopy()
+	s.ObservedGeneration = generation
 	s.State, s.Reason = state(p.ready)
-	s.NetworkAttachmentDefinition, s.MacvlanNetworkAttachmentDef = "", ""
+	s.NetworkAttachmentDefinition = ""
 	if p.usable != nil {
 		s.NetworkAttachmentDefinition = keyOf(p.usable).String()
-		s.MacvlanNetworkAttachmentDef = fmt.Sprintf("%s/namespaces/%s/NetworkAttachmentDefinition/%s",
-			nadv1.SchemeGroupVersion, p.usable.Namespace, p.usable.Name)
 	}
 	ready := p.ready
-	ready.ObservedGeneration = network.Generation
+	ready.ObservedGeneration = generation
 	meta.SetStatusCondition(&s.Conditions, ready)
 	if p.inUse == nil {
 		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionInUse)
 		return s
 	}
 	inUse := *p.inUse
-	inUse.ObservedGeneration = network.Generation
+	inUse.ObservedGeneration = generation
 	meta.SetStatusCondition(&s.Conditions, inUse)
 	return s
 }

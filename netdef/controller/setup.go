@@ -31,7 +31,7 @@ import (
 )
 
 const (
-	// Name of the controller in logs, metrics and events.
+	// Name of the controllers in logs; each kind's own, and its metrics, add the kind to it.
 	Name = "railyard-networks"
 	// fieldOwner names us in managedFields.
 	fieldOwner = "railyard-controller"
@@ -46,11 +46,7 @@ const (
 	kindsPerNote = 60 // looks between two log lines about a missing kind
 )
 
-// The kinds that this package asks the API server for and that some installation must have defined.
-var (
-	networkGVK = v1alpha1.GroupVersion.WithKind("MacvlanNetwork")
-	nadGVK     = nadv1.SchemeGroupVersion.WithKind("NetworkAttachmentDefinition")
-)
+var nadGVK = nadv1.SchemeGroupVersion.WithKind("NetworkAttachmentDefinition")
 
 // AddToScheme registers the kinds that the manager's scheme must know.
 func AddToScheme(s *runtime.Scheme) error {
@@ -68,13 +64,14 @@ func CacheByObject() map[client.Object]cache.ByObject {
 	}
 }
 
-// Setup adds the controller to mgr, whose scheme AddToScheme has seen and whose cache follows CacheByObject. Where a kind is not
-// defined yet (Multus may be installed later), the controller starts when it is; the manager's other controllers need not wait.
+// Setup adds a controller for each kind of network to mgr, whose scheme AddToScheme has seen and whose cache follows CacheByObject.
+// Where a kind is not defined yet (Multus may be installed later, or the program be newer than its CustomResourceDefinitions), its
+// controller starts when it is; the others, and the manager's other controllers, need not wait.
 func Setup(mgr ctrl.Manager) error {
 	return mgr.Add(&starter{mgr: mgr, log: mgr.GetLogger().WithName(Name)})
 }
 
-// starter waits for the kinds and then adds the controller proper.
+// starter waits for the kinds and then adds the controllers proper.
 type starter struct {
 	mgr ctrl.Manager
 	log logr.Logger
@@ -84,10 +81,20 @@ type starter struct {
 func (s *starter) Start(ctx context.Context) error {
 	tick := time.NewTicker(kindsEvery)
 	defer tick.Stop()
+	waiting, indexed := kinds(), false
 	for look := 0; ; look++ {
-		missing, err := s.missing()
+		missing, err := s.missing(nadGVK, poolGVK)
 		if err == nil && len(missing) == 0 {
-			return setup(ctx, s.mgr)
+			if !indexed {
+				if err := indexCommon(ctx, s.mgr.GetFieldIndexer()); err != nil {
+					return err
+				}
+				indexed = true
+			}
+			waiting, missing, err = s.begin(ctx, waiting)
+		}
+		if len(waiting) == 0 {
+			return err
 		}
 		if look%kindsPerNote == 0 {
 			s.log.Info("waiting for kinds that the API server does not serve: install their CustomResourceDefinitions", "kinds", missing, "error", errorText(err))
@@ -100,9 +107,29 @@ func (s *starter) Start(ctx context.Context) error {
 	}
 }
 
-func (s *starter) missing() ([]string, error) {
+// begin adds the controllers of the kinds that are served. It returns the kinds that are not, with their names, or none and the error
+// that ends it all.
+func (s *starter) begin(ctx context.Context, waiting []kind) (left []kind, missing []string, err error) {
+	for _, k := range waiting {
+		names, err := s.missing(k.GroupVersionKind)
+		if err == nil && len(names) == 0 {
+			if err := setup(ctx, s.mgr, k); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		if err != nil {
+			names = []string{err.Error()}
+		}
+		left, missing = append(left, k), append(missing, names...)
+	}
+	return left, missing, nil
+}
+
+// missing are those of the kinds that the API server does not serve.
+func (s *starter) missing(of ...schema.GroupVersionKind) ([]string, error) {
 	var out []string
-	for _, gvk := range []schema.GroupVersionKind{networkGVK, nadGVK, poolGVK} {
+	for _, gvk := range of {
 		_, err := s.mgr.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
 		if meta.IsNoMatchError(err) {
 			out = append(out, gvk.GroupKind().String())
@@ -120,12 +147,12 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-func setup(ctx context.Context, mgr ctrl.Manager) error {
-	if err := index(ctx, mgr.GetFieldIndexer()); err != nil {
-		return fmt.Errorf("index for %s: %w", Name, err)
+func setup(ctx context.Context, mgr ctrl.Manager, k kind) error {
+	if err := indexNetworks(ctx, mgr.GetFieldIndexer(), k); err != nil {
+		return err
 	}
 	r := &reconciler{
-		client: mgr.GetClient(), cache: mgr.GetCache(), live: mgr.GetAPIReader(), events: mgr.GetEventRecorder("railyard-controller"),
+		kind: k, client: mgr.GetClient(), cache: mgr.GetCache(), live: mgr.GetAPIReader(), events: mgr.GetEventRecorder("railyard-controller"),
 	}
 	pool := &unstructured.Unstructured{}
 	pool.SetGroupVersionKind(poolGVK)
@@ -134,8 +161,8 @@ func setup(ctx context.Context, mgr ctrl.Manager) error {
 			return r.networksBy(ctx, index, o.GetName())
 		})
 	}
-	return ctrl.NewControllerManagedBy(mgr).Named(Name).
-		For(&v1alpha1.MacvlanNetwork{}).
+	return ctrl.NewControllerManagedBy(mgr).Named(k.name()).
+		For(k.object()).
 		// A foreign one counts, too: its going ends a conflict.
 		Watches(&nadv1.NetworkAttachmentDefinition{}, handler.EnqueueRequestsFromMapFunc(sameName)).
 		Watches(metadataOf("Pod"), handler.EnqueueRequestsFromMapFunc(selectedNetworks), builder.WithPredicates(podLeaves())).
@@ -144,37 +171,42 @@ func setup(ctx context.Context, mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-func index(ctx context.Context, f client.FieldIndexer) error {
-	for _, x := range []struct {
-		object client.Object
-		field  string
-		keys   client.IndexerFunc
-	}{
-		{&nadv1.NetworkAttachmentDefinition{}, indexOwner, func(o client.Object) []string {
-			if o.GetAnnotations()[render.OwnerAnnotation] == "" {
-				return nil
-			}
-			return []string{o.GetName()}
-		}},
-		{metadataOf("Pod"), indexSelected, func(o client.Object) []string {
-			var out []string
-			for _, nad := range selected(o) {
-				out = append(out, nad.String())
-			}
-			return out
-		}},
-		{&v1alpha1.MacvlanNetwork{}, indexNamespace, func(o client.Object) []string {
-			return []string{o.(*v1alpha1.MacvlanNetwork).Spec.Namespace()}
-		}},
-		{&v1alpha1.MacvlanNetwork{}, indexPool, func(o client.Object) []string {
-			if pool := render.PoolName(o.(*v1alpha1.MacvlanNetwork)); pool != "" {
-				return []string{pool}
-			}
+// indexCommon makes the indexes that the controllers of all kinds share.
+func indexCommon(ctx context.Context, f client.FieldIndexer) error {
+	err := f.IndexField(ctx, &nadv1.NetworkAttachmentDefinition{}, indexOwner, func(o client.Object) []string {
+		if o.GetAnnotations()[render.OwnerAnnotation] == "" {
 			return nil
-		}},
+		}
+		return []string{o.GetName()}
+	})
+	if err != nil {
+		return fmt.Errorf("index NetworkAttachmentDefinitions by %s: %w", indexOwner, err)
+	}
+	err = f.IndexField(ctx, metadataOf("Pod"), indexSelected, func(o client.Object) []string {
+		var out []string
+		for _, nad := range selected(o) {
+			out = append(out, nad.String())
+		}
+		return out
+	})
+	if err != nil {
+		return fmt.Errorf("index pods by %s: %w", indexSelected, err)
+	}
+	return nil
+}
+
+// indexNetworks makes the indexes of one kind.
+func indexNetworks(ctx context.Context, f client.FieldIndexer, k kind) error {
+	for field, keys := range map[string]func(v1alpha1.Network) []string{
+		indexNamespace: func(n v1alpha1.Network) []string {
+			spec, _ := n.Common()
+			return []string{spec.Namespace()}
+		},
+		indexPool: render.PoolNames,
 	} {
-		if err := f.IndexField(ctx, x.object, x.field, x.keys); err != nil {
-			return fmt.Errorf("%T by %s: %w", x.object, x.field, err)
+		err := f.IndexField(ctx, k.object(), field, func(o client.Object) []string { return keys(o.(v1alpha1.Network)) })
+		if err != nil {
+			return fmt.Errorf("index %s by %s: %w", k, field, err)
 		}
 	}
 	return nil
@@ -205,16 +237,32 @@ func podLeaves() predicate.Predicate {
 	}
 }
 
+// sameMap says that have has all of want.
+func sameMap(have, want map[string]string) bool {
+	for k, v := range want {
+		if got, ok := have[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
 // networksBy are the networks under the key of an index. A cache that cannot be read has bigger troubles than a missed event.
 func (r *reconciler) networksBy(ctx context.Context, index, key string) []reconcile.Request {
-	var list v1alpha1.MacvlanNetworkList
-	if err := r.cache.List(ctx, &list, client.MatchingFields{index: key}); err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "cannot list networks", "index", index, "key", key)
-		return nil
-	}
 	var out []reconcile.Request
-	for i := range list.Items {
-		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	list, err := r.kind.list(r.client.Scheme())
+	if err == nil {
+		err = r.cache.List(ctx, list, client.MatchingFields{index: key})
+	}
+	if err == nil {
+		err = meta.EachListItem(list, func(o runtime.Object) error {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o.(v1alpha1.Network))})
+			return nil
+		})
+	}
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "cannot list networks", "kind", r.kind.Kind, "index", index, "key", key)
+		return nil
 	}
 	return out
 }

@@ -8,5 +8,8 @@
 // parse it, before it is handed out. The JSON that the user wrote (ipam, metaPlugins) is checked and compacted; strings in it stay
 // byte for byte, and keys keep their order.
 //
+// The kinds differ in what makes the link, and in annotations that others read; all the rest is the same for all of them. A further
+// kind is one more case in linkOf.
+//
 // Every error is an [ErrInvalid] and made of [FieldError]s, joined.
 package render

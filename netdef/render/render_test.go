@@ -29,6 +29,25 @@ func network(name string, spec v1alpha1.MacvlanNetworkSpec) *v1alpha1.MacvlanNet
 	return &v1alpha1.MacvlanNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
 }
 
+// read is the network in a document of YAML, of whatever kind it says.
+func read(t *testing.T, text []byte) v1alpha1.Network {
+	t.Helper()
+	var head metav1.TypeMeta
+	if err := yaml.Unmarshal(text, &head); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range v1alpha1.Networks() {
+		if v1alpha1.KindOf(n) == head.Kind {
+			if err := yaml.UnmarshalStrict(text, n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("kind %q", head.Kind)
+	return nil
+}
+
 // TestGolden renders testdata/NAME.in.yaml and compares with testdata/NAME.golden.yaml.
 func TestGolden(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
@@ -42,15 +61,12 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var n v1alpha1.MacvlanNetwork
-			if err := yaml.UnmarshalStrict(text, &n); err != nil {
-				t.Fatal(err)
-			}
-			nad, err := render.Macvlan(&n)
+			n := read(t, text)
+			nad, err := render.Network(n)
 			if err != nil {
 				t.Fatal(err)
 			}
-			loads(t, nad.Spec.Config, n.Name)
+			loads(t, nad.Spec.Config, n.GetName())
 			got, err := yaml.Marshal(nad)
 			if err != nil {
 				t.Fatal(err)
@@ -102,7 +118,7 @@ func loads(t *testing.T, config, name string) {
 func TestStringsStay(t *testing.T) {
 	const value = "two  blanks, a 'quote', a \\\"double\\\", <b>&\u2028 and {{ .Braces }}\\n"
 	section := `{ "type" : "other", "z": 1, "note": "` + value + `", "a": 1.50 }`
-	nad, err := render.Macvlan(network("rail0", v1alpha1.MacvlanNetworkSpec{IPAM: section, MetaPlugins: `{"type":"tuning", "note": "` + value + `"}`}))
+	nad, err := render.Network(network("rail0", v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: section, MetaPlugins: `{"type":"tuning", "note": "` + value + `"}`}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,34 +142,34 @@ func TestRefused(t *testing.T) {
 	}{
 		"name too long":           {name: long, wantField: []string{"metadata.name"}, wantText: "use 1 to 63"},
 		"name empty":              {name: "-", spec: v1alpha1.MacvlanNetworkSpec{}, wantField: []string{"metadata.name"}, wantText: "letter"},
-		"ipam no JSON":            {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type": }`}, wantField: []string{"spec.ipam"}, wantText: "is no JSON"},
-		"ipam cut short":          {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"x"`}, wantField: []string{"spec.ipam"}, wantText: "ends too early"},
-		"ipam a list":             {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `[{"type":"x"}]`}, wantField: []string{"spec.ipam"}, wantText: "write an object"},
-		"ipam two objects":        {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"x"},{"type":"y"}`}, wantField: []string{"spec.ipam"}, wantText: "something follows"},
-		"ipam without type":       {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"Type":"x"}`}, wantField: []string{"spec.ipam.type"}, wantText: "is missing"},
-		"ipam type a number":      {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":7}`}, wantField: []string{"spec.ipam.type"}, wantText: "JSON number"},
-		"ipam type null":          {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":null}`}, wantField: []string{"spec.ipam.type"}, wantText: "JSON null"},
-		"ipam type a path":        {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"../sh"}`}, wantField: []string{"spec.ipam.type"}, wantText: "bare name"},
-		"own ipam without pool":   {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"railyard-ipam"}`}, wantField: []string{"spec.ipam.pool"}, wantText: "name of an IPPool"},
-		"own ipam with pool 7":    {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"railyard-ipam","pool":7}`}, wantField: []string{"spec.ipam.pool"}, wantText: "write a string"},
-		"pool and ipam":           {spec: v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"x"}`, Pool: &v1alpha1.PoolReference{Name: "p"}}, wantField: []string{"spec.ipam"}, wantText: "spec.pool"},
-		"pool without name":       {spec: v1alpha1.MacvlanNetworkSpec{Pool: &v1alpha1.PoolReference{}}, wantField: []string{"spec.pool.name"}, wantText: "IPPool"},
+		"ipam no JSON":            {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type": }`}}, wantField: []string{"spec.ipam"}, wantText: "is no JSON"},
+		"ipam cut short":          {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":"x"`}}, wantField: []string{"spec.ipam"}, wantText: "ends too early"},
+		"ipam a list":             {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `[{"type":"x"}]`}}, wantField: []string{"spec.ipam"}, wantText: "write an object"},
+		"ipam two objects":        {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":"x"},{"type":"y"}`}}, wantField: []string{"spec.ipam"}, wantText: "something follows"},
+		"ipam without type":       {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"Type":"x"}`}}, wantField: []string{"spec.ipam.type"}, wantText: "is missing"},
+		"ipam type a number":      {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":7}`}}, wantField: []string{"spec.ipam.type"}, wantText: "JSON number"},
+		"ipam type null":          {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":null}`}}, wantField: []string{"spec.ipam.type"}, wantText: "JSON null"},
+		"ipam type a path":        {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":"../sh"}`}}, wantField: []string{"spec.ipam.type"}, wantText: "bare name"},
+		"own ipam without pool":   {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":"railyard-ipam"}`}}, wantField: []string{"spec.ipam.pool"}, wantText: "name of an IPPool"},
+		"own ipam with pool 7":    {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":"railyard-ipam","pool":7}`}}, wantField: []string{"spec.ipam.pool"}, wantText: "write a string"},
+		"pool and ipam":           {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: `{"type":"x"}`, Pool: &v1alpha1.PoolReference{Name: "p"}}}, wantField: []string{"spec.ipam"}, wantText: "spec.pool"},
+		"pool without name":       {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{Pool: &v1alpha1.PoolReference{}}}, wantField: []string{"spec.pool.name"}, wantText: "IPPool"},
 		"mode":                    {spec: v1alpha1.MacvlanNetworkSpec{Mode: "brigde"}, wantField: []string{"spec.mode"}, wantText: "bridge"},
 		"mtu":                     {spec: v1alpha1.MacvlanNetworkSpec{MTU: 67}, wantField: []string{"spec.mtu"}, wantText: "68"},
 		"master":                  {spec: v1alpha1.MacvlanNetworkSpec{Master: "a b"}, wantField: []string{"spec.master"}, wantText: "link"},
-		"metaPlugins no JSON":     {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `{"type":"x"},`}, wantField: []string{"spec.metaPlugins"}, wantText: "separated by commas"},
-		"metaPlugins break out":   {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `{"type":"x"}],"name":"y","z":[{}`}, wantField: []string{"spec.metaPlugins"}, wantText: "something follows"},
-		"metaPlugins of a string": {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `{"type":"x"}, "sbr"`}, wantField: []string{"spec.metaPlugins[1]"}, wantText: "write an object"},
-		"metaPlugins null":        {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `[null]`}, wantField: []string{"spec.metaPlugins[0]"}, wantText: "write an object"},
-		"metaPlugins, two wrong":  {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `[{}, {"type":""}]`}, wantField: []string{"spec.metaPlugins[0].type", "spec.metaPlugins[1].type"}, wantText: "name"},
-		"metaPlugins unreadable":  {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: `{"type":"x","capabilities":5}, {"type":"y","ipam":"z"}`}, wantField: []string{"spec.metaPlugins[0].capabilities", "spec.metaPlugins[1].ipam"}, wantText: "no CNI runtime"},
-		"metaPlugins too many":    {spec: v1alpha1.MacvlanNetworkSpec{MetaPlugins: strings.Repeat(`{"type":"x"},`, 32) + `{"type":"x"}`}, wantField: []string{"spec.metaPlugins"}, wantText: "at most 32"},
+		"metaPlugins no JSON":     {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{MetaPlugins: `{"type":"x"},`}}, wantField: []string{"spec.metaPlugins"}, wantText: "separated by commas"},
+		"metaPlugins break out":   {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{MetaPlugins: `{"type":"x"}],"name":"y","z":[{}`}}, wantField: []string{"spec.metaPlugins"}, wantText: "something follows"},
+		"metaPlugins of a string": {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{MetaPlugins: `{"type":"x"}, "sbr"`}}, wantField: []string{"spec.metaPlugins[1]"}, wantText: "write an object"},
+		"metaPlugins null":        {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{MetaPlugins: `[null]`}}, wantField: []string{"spec.metaPlugins[0]"}, wantText: "write an object"},
+		"metaPlugins, two wrong":  {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{MetaPlugins: `[{}, {"type":""}]`}}, wantField: []string{"spec.metaPlugins[0].type", "spec.metaPlugins[1].type"}, wantText: "name"},
+		"metaPlugins unreadable":  {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{MetaPlugins: `{"type":"x","capabilities":5}, {"type":"y","ipam":"z"}`}}, wantField: []string{"spec.metaPlugins[0].capabilities", "spec.metaPlugins[1].ipam"}, wantText: "no CNI runtime"},
+		"metaPlugins too many":    {spec: v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{MetaPlugins: strings.Repeat(`{"type":"x"},`, 32) + `{"type":"x"}`}}, wantField: []string{"spec.metaPlugins"}, wantText: "at most 32"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.name == "" {
 				tc.name = "rail0"
 			}
-			nad, err := render.Macvlan(network(tc.name, tc.spec))
+			nad, err := render.Network(network(tc.name, tc.spec))
 			if err == nil {
 				t.Fatalf("rendered %s", nad.Spec.Config)
 			}
@@ -184,25 +200,6 @@ func fields(err error) []string {
 	return []string{err.Error()}
 }
 
-func TestPoolName(t *testing.T) {
-	for name, tc := range map[string]struct {
-		spec v1alpha1.MacvlanNetworkSpec
-		want string
-	}{
-		"by reference": {v1alpha1.MacvlanNetworkSpec{Pool: &v1alpha1.PoolReference{Name: "p"}}, "p"},
-		"by ipam":      {v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"railyard-ipam","pool":"p"}`}, "p"},
-		"another's":    {v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":"nv-ipam","pool":"p"}`}, ""},
-		"none":         {v1alpha1.MacvlanNetworkSpec{}, ""},
-		"unreadable":   {v1alpha1.MacvlanNetworkSpec{IPAM: `{"type":`}, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := render.PoolName(network("rail0", tc.spec)); got != tc.want {
-				t.Errorf("pool %q, want %q", got, tc.want)
-			}
-		})
-	}
-}
-
 // FuzzMacvlan feeds the parsers of ipam and metaPlugins: what is not refused is JSON that the plugin and the runtime take, with as
 // many plugins as were written.
 func FuzzMacvlan(f *testing.F) {
@@ -211,15 +208,15 @@ func FuzzMacvlan(f *testing.F) {
 	f.Add("r", "{\"type\":\"a\",\"s\":\"'\u2028<\"}", `{"type":"x"}],"x":[{}`)
 	f.Add("a.b", " ", "[null]")
 	f.Fuzz(func(t *testing.T, name, ipam, meta string) {
-		n := network(name, v1alpha1.MacvlanNetworkSpec{IPAM: ipam, MetaPlugins: meta})
-		nad, err := render.Macvlan(n)
+		n := network(name, v1alpha1.MacvlanNetworkSpec{NetworkSpec: v1alpha1.NetworkSpec{IPAM: ipam, MetaPlugins: meta}})
+		nad, err := render.Network(n)
 		if err != nil {
 			if !errors.Is(err, render.ErrInvalid) {
 				t.Fatalf("%v is no ErrInvalid", err)
 			}
 			return
 		}
-		again, err := render.Macvlan(n)
+		again, err := render.Network(n)
 		if err != nil || again.Spec.Config != nad.Spec.Config {
 			t.Fatalf("rendered %s, then %s (%v)", nad.Spec.Config, again.Spec.Config, err)
 		}

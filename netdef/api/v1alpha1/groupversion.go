@@ -14,7 +14,8 @@ var GroupVersion = schema.GroupVersion{Group: "railyard.dev", Version: "v1alpha1
 
 // AddToScheme registers this package's kinds.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &MacvlanNetwork{}, &MacvlanNetworkList{})
+	s.AddKnownTypes(GroupVersion, &MacvlanNetwork{}, &MacvlanNetworkList{}, &HostDeviceNetwork{}, &HostDeviceNetworkList{},
+		&IPoIBNetwork{}, &IPoIBNetworkList{}, &RailNetwork{}, &RailNetworkList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }
