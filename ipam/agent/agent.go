@@ -49,7 +49,10 @@ type Config struct {
 	// Now is the boot clock (CLOCK_BOOTTIME).
 	Now func() time.Duration
 
-	gone func(ipam.NetNS) bool
+	// places are the patterns of the paths of network namespaces: NamespaceDirs and the node's processes. Tests, whose
+	// addresses anything on the machine may use, leave the processes out.
+	places []string
+	gone   func(ipam.NetNS) bool
 }
 
 func (c *Config) complete() error {
@@ -68,8 +71,11 @@ func (c *Config) complete() error {
 	if c.NamespaceDirs == nil {
 		c.NamespaceDirs = DefaultNamespaceDirs()
 	}
+	if c.places == nil {
+		c.places = places(c.NamespaceDirs)
+	}
 	if c.gone == nil {
-		c.gone = func(n ipam.NetNS) bool { return goneForGood(n, c.NamespaceDirs) }
+		c.gone = func(n ipam.NetNS) bool { return goneForGood(n, c.places) }
 	}
 	if c.Registerer == nil {
 		c.Registerer = prometheus.NewRegistry()

@@ -69,7 +69,7 @@ func runChild(args string) error {
 	}
 	log := slog.New(slog.DiscardHandler)
 	a, err := New(Config{
-		Node: c.Node, Store: st, Client: faulty{api, 0.1}, Cache: cache, Log: log, NamespaceDirs: []string{"/run/netns"},
+		Node: c.Node, Store: st, Client: faulty{api, 0.1}, Cache: cache, Log: log, NamespaceDirs: []string{}, places: []string{},
 		GCInterval: time.Hour, MirrorInterval: 50 * time.Millisecond, ReleaseAfter: time.Nanosecond,
 	})
 	if err != nil {

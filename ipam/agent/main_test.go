@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -41,6 +42,10 @@ var shared *apiServer
 // childEnv makes the test binary an agent; see kill_test.go.
 const childEnv = "RAILYARD_AGENT_TEST_CHILD"
 
+// The main goroutine keeps the main thread: what another one does there to the thread's namespaces is seen as the
+// process's, by this and every other process of the machine, for as long as it lives. Go never ends that thread.
+func init() { runtime.LockOSThread() }
+
 func TestMain(m *testing.M) {
 	ctrllog.SetLogger(logr.Discard())
 	klog.SetOutput(io.Discard)
@@ -52,6 +57,7 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
+	threads = takeThreads()
 	api, err := newAPI(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -91,7 +97,7 @@ func newAPI(ctx context.Context) (*apiServer, error) {
 		return nil, err
 	}
 	a := &apiServer{API: api}
-	scheme := runtime.NewScheme()
+	scheme := k8sruntime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}
@@ -243,10 +249,13 @@ func start(t testing.TB, node string, o agentOptions) *running {
 	}
 	c := Config{
 		Node: node, Store: st, Client: api, Cache: cache, Log: testLogger(t, node),
-		GCInterval: time.Hour, MirrorInterval: time.Hour, ReleaseAfter: time.Hour, NamespaceDirs: []string{"/run/netns"},
+		GCInterval: time.Hour, MirrorInterval: time.Hour, ReleaseAfter: time.Hour, NamespaceDirs: []string{},
 	}
 	if o.config != nil {
 		o.config(&c)
+	}
+	if c.places == nil { // the processes of the machine, whose addresses may be the pool's, are for the tests that ask for them
+		c.places = named(c.NamespaceDirs)
 	}
 	a, err := New(c)
 	if err != nil {

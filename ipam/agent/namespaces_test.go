@@ -7,16 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
@@ -40,20 +47,13 @@ func newNetNS(t testing.TB, dir, name string, addresses ...string) (path string,
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
 			}
-			lo, err := netlink.LinkByName("lo")
+			nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 			if err != nil {
 				return err
 			}
-			for _, a := range addresses {
-				ip := net.ParseIP(a)
-				bits := 128
-				if ip.To4() != nil {
-					bits = 32
-				}
-				addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(bits, bits)}}
-				if err := netlink.AddrAdd(lo, addr); err != nil {
-					return fmt.Errorf("add %s: %w", a, err)
-				}
+			defer nl.Close()
+			if err := addTo(nl, addresses); err != nil {
+				return err
 			}
 			return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
 		}()
@@ -73,6 +73,206 @@ func newNetNS(t testing.TB, dir, name string, addresses ...string) (path string,
 	return path, remove
 }
 
+// addTo gives addresses to the loopback link of a namespace.
+func addTo(nl *netlink.Handle, addresses []string) error {
+	lo, err := nl.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses {
+		ip := netip.MustParseAddr(a)
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}}
+		if err := nl.AddrAdd(lo, addr); err != nil {
+			return fmt.Errorf("add %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// newProcess makes a process in a network namespace of its own, without a name, with an address on its loopback link.
+// Its subnet is like no other process's, so that this test may run twice on a machine.
+func newProcess(t testing.TB) (path, subnet, address string, end func()) {
+	t.Helper()
+	cmd := exec.Command("cat") // which ends with its input, so with us
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(end)
+	path = fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
+	h, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	nl, err := netlink.NewHandleAt(h, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nl.Close()
+	prefix := fmt.Sprintf("fd77:0:%x:%x::", cmd.Process.Pid>>16, cmd.Process.Pid&0xffff)
+	subnet, address = prefix+"/126", prefix+"1"
+	if err := addTo(nl, []string{address}); err != nil {
+		t.Fatal(err)
+	}
+	return path, subnet, address, end
+}
+
+// threads are what goroutines can run on, found by taking as many as there are at once, before any is busy for long.
+var threads []int
+
+func takeThreads() (tids []int) {
+	const n = 200
+	tid, release := make(chan int), make(chan struct{})
+	for range n {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			tid <- unix.Gettid()
+			<-release
+		}()
+	}
+	for range n {
+		tids = append(tids, <-tid)
+	}
+	close(release)
+	return tids
+}
+
+// TestMainThread: what a test does to a thread's namespaces is never done to the process's, which all agents look at.
+func TestMainThread(t *testing.T) {
+	t.Parallel()
+	if slices.Contains(threads, os.Getpid()) {
+		t.Error("a goroutine ran on the main thread")
+	}
+}
+
+// TestMovingProcess: a process, here a thread, that changes its namespace while it is looked at. What is found in a
+// namespace is never said of another.
+func TestMovingProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	want := map[netip.Addr]nsID{}
+	var handles []netns.NsHandle
+	for _, a := range []string{"10.77.0.2", "10.77.0.3"} {
+		path, _ := newNetNS(t, dir, a, a)
+		n, err := ipam.StatNetNS(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[netip.MustParseAddr(a)] = idOf(n)
+		h, err := netns.GetFromPath(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		handles = append(handles, h)
+	}
+	tid, stop, ended := make(chan int), make(chan struct{}), make(chan error)
+	defer func() {
+		close(stop)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	go func() {
+		runtime.LockOSThread() // and never unlocked, as above
+		err := netns.Set(handles[0])
+		tid <- unix.Gettid()
+		for i := 1; err == nil && !closed(stop); i++ {
+			err = netns.Set(handles[i%2])
+		}
+		ended <- err
+	}()
+	place := fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), <-tid)
+	for range 300 {
+		got, err := addressesInUse(t.Context(), []string{place})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for _, f := range got {
+			id, ok := want[f.addr]
+			if !ok {
+				continue // 127.0.0.1
+			}
+			seen++
+			if idOf(f.netns) != id {
+				t.Fatalf("%s is found in namespace %v, want %v", f.addr, idOf(f.netns), id)
+			}
+		}
+		if seen != 1 {
+			t.Errorf("found %+v, want one of %v", got, want)
+		}
+	}
+}
+
+// TestAnswerLostOnABusyMachine: a claim's answer is lost and the agent starts again, while a process without a named
+// namespace has one of the addresses. It is the process's for as long as that lives, and then the block goes back. An
+// agent that does not look at the machine's processes, as in all other tests, takes nothing from what runs there.
+func TestAnswerLostOnABusyMachine(t *testing.T) {
+	t.Parallel()
+	for _, looks := range []bool{true, false} {
+		t.Run(fmt.Sprint(looks), func(t *testing.T) {
+			t.Parallel()
+			path, subnet, inUse, end := newProcess(t)
+			pool := shared.pool(t, func(s *v1alpha1.IPPoolSpec) {
+				s.IPv4, s.IPv6 = nil, &v1alpha1.Subnet{Subnet: subnet, BlockSize: 4}
+			})
+			node := uniqueName(t)
+			config := func(c *Config) {
+				c.GCInterval, c.GCGrace, c.ReleaseAfter = 20*time.Millisecond, 20*time.Millisecond, time.Nanosecond
+				if looks {
+					c.places = places(nil)
+				}
+			}
+			var left atomic.Int64
+			left.Store(1)
+			dead, once := make(chan struct{}), &sync.Once{}
+			a := start(t, node, agentOptions{config: config, client: func(c client.Client) client.Client { return mortal{c, &left, true, dead, once} }})
+			if l, err := a.Lease(t.Context(), request(pool, "unanswered")); err == nil {
+				t.Errorf("Lease: %v, want the claim to have no answer", l)
+			}
+			a.stop()
+			if n := len(shared.blocks(t, pool)); n != 1 {
+				t.Fatalf("%d blocks, want the one whose claim was not answered", n)
+			}
+			b := start(t, node, agentOptions{config: config, dir: a.dir})
+			if looks {
+				cluster.Eventually(t, "the address in use is leased", func() error {
+					switch leases, err := b.store.Leases(); {
+					case err != nil:
+						return err
+					case len(leases) != 1 || !slices.Equal(addrs(leases[0]), []string{inUse}) || leases[0].NetNS.Path != path:
+						return fmt.Errorf("leases are %+v, want %s in %s", leases, inUse, path)
+					}
+					return nil
+				})
+				if got := addrs(mustLease(t, b, request(pool, "other"))); slices.Contains(got, inUse) {
+					t.Errorf("Lease: %v, which is in use", got)
+				}
+				mustRelease(t, b, "other")
+				shared.check(t, pool, b)
+				if n := len(shared.blocks(t, pool)); n != 1 {
+					t.Errorf("%d blocks while the process lives, want 1", n)
+				}
+				end()
+			}
+			shared.noBlocks(t, pool)
+			shared.check(t, pool, b)
+		})
+	}
+}
+
 func TestAddressesInUse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -80,7 +280,7 @@ func TestAddressesInUse(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "no-namespace"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := addressesInUse(t.Context(), []string{dir, dir})
+	got, err := addressesInUse(t.Context(), places([]string{dir, dir}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,10 +483,10 @@ func TestProcessEndsBeforeItsNamespace(t *testing.T) {
 		own, n := proc, proc
 		own.Path, n.Path = p, p
 		n.Dev, n.Ino = named.Dev, named.Ino
-		if goneForGood(own, nil) || goneForGood(n, []string{dir}) {
+		if goneForGood(own, places(nil)) || goneForGood(n, places([]string{dir})) {
 			t.Errorf("%s: a living namespace is held to be gone", p)
 		}
-		if n.Ino = 1; !goneForGood(n, []string{dir}) { // no namespace has it
+		if n.Ino = 1; !goneForGood(n, places([]string{dir})) { // no namespace has it
 			t.Errorf("%s: a namespace that is gone is held to live", p)
 		}
 	}
