@@ -57,9 +57,8 @@ func TestParse(t *testing.T) {
 				VLAN: new(7), QoS: new(3), Proto: "802.1q", SpoofChk: new(false), Trust: new(true), LinkState: "enable", MinRate: new(0), MaxRate: new(100)}},
 		},
 		"ipoib": {
-			`{"kind":"ipoib","master":"ib0","pkey":"0x8001","mode":"connected","runtimeConfig":{"infinibandGUID":"00:11:22:33:44:55:66:77"}}`,
-			conf.Spec{Known: pool, Kind: "ipoib", Mode: "connected", PKey: 0x8001, GUID: []byte{0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77},
-				Rails: []conf.RailSpec{{Master: "ib0"}}},
+			`{"kind":"ipoib","master":"ib0","pkey":"0x8001","mode":"connected"}`,
+			conf.Spec{Known: pool, Kind: "ipoib", Mode: "connected", PKey: 0x8001, Rails: []conf.RailSpec{{Master: "ib0"}}},
 		},
 		"chained": {`{"kind":"chained","prevResult":{}}`, conf.Spec{Known: pool, Kind: "chained", PrevResult: []byte("{}")}},
 		"rails": {

@@ -171,7 +171,7 @@ type RuntimeConfig struct {
 	IPs      []string `json:"ips,omitempty"`
 	MAC      string   `json:"mac,omitempty"`
 	DeviceID string   `json:"deviceID,omitempty"`
-	// InfinibandGUID is the port's GUID of a virtual function or IPoIB link, e.g. 00:11:22:33:44:55:66:77.
+	// InfinibandGUID is a port's GUID, e.g. 00:11:22:33:44:55:66:77. It is refused: nothing sets it.
 	InfinibandGUID string `json:"infinibandGUID,omitempty"`
 	// DeviceInfoFile is where to write the device information of the Network Plumbing Working Group's
 	// device-info-spec 1.1.0.

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,16 +163,12 @@ func (c Config) pkey() (uint16, error) {
 	return uint16(n), nil
 }
 
-func (c Config) guid() (net.HardwareAddr, error) {
+// guid refuses a GUID that a pod asks for, which would be lost otherwise.
+func (c Config) guid() error {
 	if c.RuntimeConfig == nil || c.RuntimeConfig.InfinibandGUID == "" {
-		return nil, nil
+		return nil
 	}
-	const field = "runtimeConfig." + CapabilityInfinibandGUID
-	g, err := net.ParseMAC(c.RuntimeConfig.InfinibandGUID)
-	if err != nil || len(g) != 8 || !slices.ContainsFunc(g, func(b byte) bool { return b != 0 && b != 0xff }) {
-		return nil, fieldErrorf(field, "%.80q is no port's GUID: write one like 00:11:22:33:44:55:66:77", c.RuntimeConfig.InfinibandGUID)
-	}
-	return g, nil
+	return fieldErrorf("runtimeConfig."+CapabilityInfinibandGUID, "cannot be set by this version: leave the pod's infiniband-guid out")
 }
 
 // rails gives each rail with what it inherits, or the one rail that a config without a list is.

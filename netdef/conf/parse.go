@@ -41,9 +41,8 @@ type Spec struct {
 	// HWAddr is the hardware address of the link to move, or nil.
 	HWAddr net.HardwareAddr
 	VF     VF
-	PKey   uint16           // 0: the master's
-	GUID   net.HardwareAddr // of 8 bytes, or nil
-	RDMA   string           // RDMAAuto, RDMARequired or RDMAOff
+	PKey   uint16 // 0: the master's
+	RDMA   string // RDMAAuto, RDMARequired or RDMAOff
 	// Rails has at least one. They are of one kind and have different names.
 	Rails          []RailSpec
 	Sysctls        []Sysctl // by key
@@ -145,15 +144,14 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	if c.DNS != nil {
 		s.DNS = *c.DNS
 	}
-	var known, link, mac, ips, ctl, guid, rails error
+	var known, link, mac, ips, ctl, rails error
 	s.Known, known = c.known(defaultDir)
 	link = s.checkLink(c)
 	s.MAC, mac = c.mac()
 	s.Static, ips = c.static()
 	s.Sysctls, ctl = parseSysctls(c.Sysctl)
-	s.GUID, guid = c.guid()
 	s.Rails, rails = c.rails(s.Known)
-	errs := []error{known, link, mac, ips, ctl, guid, rails}
+	errs := []error{known, link, mac, ips, ctl, rails, c.guid()}
 	if rc := c.RuntimeConfig; rc != nil {
 		s.RuntimeMAC = rc.MAC != ""
 		if rc.DeviceID != "" {

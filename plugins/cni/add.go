@@ -28,7 +28,7 @@ type attachment struct {
 	rails   []*rail
 	sysctls []journal.Sysctl
 	file    *journal.File
-	device  string // PCI address in file
+	info    pciInfo // in file
 	journal journal.Journal
 	// locks are those of the devices that the rails move, until they are moved.
 	locks []*journal.Lock
@@ -125,7 +125,7 @@ func (p *plugin) plan(ctx context.Context, dir *journal.Dir, t *attachment) erro
 	if t.sysctls, err = t.pod.planSysctls(t.spec.Sysctls, t.rails); err != nil {
 		return err
 	}
-	t.file, t.device = planDeviceInfo(t.spec, t.rails[0].master)
+	t.file, t.info = planDeviceInfo(p.Sys, t.rails[0])
 	t.journal = t.newJournal()
 	return nil
 }
@@ -209,7 +209,7 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 		}
 	}
 	if t.file != nil {
-		if err := writeDeviceInfo(t.file, t.device); err != nil {
+		if err := writeDeviceInfo(t.file, t.info); err != nil {
 			return nil, err
 		}
 		p.Hit("add:informed")

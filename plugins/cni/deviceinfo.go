@@ -4,16 +4,19 @@
 package cni
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
 	"github.com/railyard-net/railyard/plugins/dispatch"
+	"github.com/railyard-net/railyard/rdma"
 )
 
 const tempFile = ".railyard.tmp"
@@ -27,29 +30,33 @@ type deviceInfo struct {
 
 type pciInfo struct {
 	Address string `json:"pci-address"`
+	PF      string `json:"pf-pci-address,omitempty"`
+	// RDMA are the names that its RDMA devices have now, with commas between.
+	RDMA string `json:"rdma-device,omitempty"`
 }
 
 // planDeviceInfo decides whether to write the file: if it is asked for and a device is known. A file of the same device
 // that is there already is the device plugin's, by way of Multus: it knows more, and is left as it is.
-func planDeviceInfo(s conf.Spec, m master) (*journal.File, string) {
-	address := s.DevicePCI
-	if address == "" {
-		address = m.pci
+func planDeviceInfo(sys fs.FS, r *rail) (*journal.File, pciInfo) {
+	file, info := r.spec.DeviceInfoFile, pciInfo{Address: cmp.Or(r.spec.DevicePCI, r.master.pci)}
+	if file == "" || info.Address == "" {
+		return nil, pciInfo{}
 	}
-	if s.DeviceInfoFile == "" || address == "" {
-		return nil, ""
-	}
-	if b, err := os.ReadFile(s.DeviceInfoFile); err == nil {
+	if b, err := os.ReadFile(file); err == nil {
 		var there deviceInfo
-		if json.Unmarshal(b, &there) == nil && there.PCI.Address == address {
-			return nil, ""
+		if json.Unmarshal(b, &there) == nil && there.PCI.Address == info.Address {
+			return nil, pciInfo{}
 		}
 	}
-	return &journal.File{Path: s.DeviceInfoFile}, address
+	if pf, _, virtual, err := rdma.PhysFn(sys, rdma.BusAddr(info.Address)); err == nil && virtual {
+		info.PF = string(pf)
+	}
+	info.RDMA = strings.Join(r.rdma.names(), ",")
+	return &journal.File{Path: file}, info
 }
 
-func writeDeviceInfo(f *journal.File, address string) error {
-	b, err := json.Marshal(deviceInfo{Type: "pci", Version: "1.1.0", PCI: pciInfo{Address: address}})
+func writeDeviceInfo(f *journal.File, info pciInfo) error {
+	b, err := json.Marshal(deviceInfo{Type: "pci", Version: "1.1.0", PCI: info})
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 // Copyright The Railyard Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cni is the railyard plugin: one attachment of a pod to a rail, in one call.
+// Package cni is the railyard plugin: one attachment of a pod to a rail, or to several, in one call. The paper
+// docs/design/0003-attachments.md has the steps, the kinds of link, and what is left after each way to fail.
 //
 // # Protocol
 //
 // ADD decides first and acts then. It resolves the master, looks that the interface's name is free in the pod, and
-// makes a plan: the link with its name, MAC and MTU, the source of its addresses, the settings and their old values.
+// makes a plan: the link with its name, MAC and MTU, or the device with all that it is on the host; the source of its
+// addresses, the settings and their old values. A config of several rails has all that for each of them.
 // Nothing has happened yet that must be undone, and most of what can be wrong has been refused. The plan goes to the
 // attachment's journal in one write, and only then come the deeds: the link, made by one netlink request directly in
 // the pod's namespace; the addresses; the settings; up; the routes; the device information. A second write completes

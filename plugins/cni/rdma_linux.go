@@ -5,12 +5,13 @@ package cni
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
-	"path"
 	"slices"
 	"time"
 
@@ -32,6 +33,18 @@ type rdmaPlan struct {
 	infiniband bool
 	// shared are the devices in whose tables the rail's addresses are to appear.
 	shared []rdma.Device
+}
+
+// names are those of the devices.
+func (r rdmaPlan) names() []string {
+	var out []string
+	if r.move != nil {
+		out = append(out, r.move.Name)
+	}
+	for _, d := range r.shared {
+		out = append(out, d.Name)
+	}
+	return out
 }
 
 // planRDMA decides what happens with the RDMA device under the master. It changes nothing. The ifName is that of a
@@ -106,12 +119,20 @@ func (p *plugin) rdmaDevices(s conf.Spec, m master, ifName string) ([]rdma.Devic
 		}
 		return nil, errors.Join(err, missing)
 	}
-	// The interface is in the pod, where this sysfs does not see it. A software device still names it, unless the name
-	// is one of the host's too.
-	if _, there := fs.Stat(p.Sys, path.Join("class/net", ifName)); there == nil {
-		return nil, err
+	// The interface is in the pod, where this sysfs does not see it. A software device has its name, as others in other
+	// pods may, and a GUID made of its hardware address.
+	return slices.DeleteFunc(all, func(d rdma.Device) bool {
+		return d.Parent != ifName || m.link == nil || d.NodeGUID != eui64(m.link.Attrs().HardwareAddr)
+	}), err
+}
+
+// eui64 is the GUID that a software device on a link with that address gets (addrconf_addr_eui48 in net/addrconf.h).
+func eui64(mac net.HardwareAddr) rdma.GUID {
+	if len(mac) != 6 {
+		return 0
 	}
-	return slices.DeleteFunc(all, func(d rdma.Device) bool { return d.Parent != ifName }), err
+	b := [8]byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
+	return rdma.GUID(binary.BigEndian.Uint64(b[:]))
 }
 
 // moveRDMA hands the device over to the pod.

@@ -56,7 +56,7 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 		if set.Proto == "802.1ad" {
 			want.Proto = unix.ETH_P_8021AD
 		}
-		if old := (journal.VLAN{ID: is.Vlan, QoS: is.Qos, Proto: is.VlanProto}); !sameVLAN(old, want) {
+		if old := vlanOf(is); !sameVLAN(old, want) || want.Proto == unix.ETH_P_8021AD {
 			vf.Set.VLAN, vf.Old.VLAN = &want, &old
 		}
 	}
@@ -85,9 +85,15 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 	return vf, nil
 }
 
-// sameVLAN compares what is on the wire: without a VLAN neither priority nor protocol means anything.
+// vlanOf is the virtual function's VLAN. The library does not read its protocol, which is 0 then.
+func vlanOf(is netlink.VfInfo) journal.VLAN {
+	return journal.VLAN{ID: is.Vlan, QoS: is.Qos, Proto: is.VlanProto}
+}
+
+// sameVLAN compares what is on the wire: without a VLAN neither priority nor protocol means anything, and a protocol
+// that is not known may be any.
 func sameVLAN(a, b journal.VLAN) bool {
-	return a == b || a.ID == 0 && b.ID == 0
+	return a.ID == 0 && b.ID == 0 || a.ID == b.ID && a.QoS == b.QoS && (a.Proto == b.Proto || a.Proto == 0 || b.Proto == 0)
 }
 
 func changed[T comparable](want *T, is T) (set, old *T) {
@@ -217,7 +223,7 @@ func missing(s journal.VFState, is netlink.VfInfo) journal.VFState {
 	if s.MAC == is.Mac.String() {
 		s.MAC = ""
 	}
-	if s.VLAN != nil && sameVLAN(*s.VLAN, journal.VLAN{ID: is.Vlan, QoS: is.Qos, Proto: is.VlanProto}) {
+	if s.VLAN != nil && sameVLAN(*s.VLAN, vlanOf(is)) {
 		s.VLAN = nil
 	}
 	if s.Rate != nil && *s.Rate == (journal.Rate{Min: int(is.MinTxRate), Max: int(is.MaxTxRate)}) {

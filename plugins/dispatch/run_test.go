@@ -119,6 +119,9 @@ func TestBrokenPipes(t *testing.T) {
 	}
 }
 
+// The main thread never ends, so nothing that enters a namespace may run on it: others would see that as the process's.
+func init() { runtime.LockOSThread() }
+
 // TestResult: ADD's result comes in the shape of each version. It needs root, for a namespace.
 func TestResult(t *testing.T) {
 	f := make(chan *os.File)

@@ -14,6 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The main thread never ends, so nothing that enters a namespace may run on it: others would see that as the process's.
+func init() { runtime.LockOSThread() }
+
 // space is a network namespace that lives until the test ends, or until kill.
 type space struct {
 	t    testing.TB
