@@ -64,7 +64,9 @@ func (f families) railyardConf() []byte {
 	})
 }
 
-func (f families) upstreamConf() []byte {
+func (f families) upstreamConf() []byte { return encode(f.upstream()) }
+
+func (f families) upstream() map[string]any {
 	var ranges [][]map[string]string
 	if f.v4 {
 		ranges = append(ranges, []map[string]string{{"subnet": f.subnet4}})
@@ -72,10 +74,10 @@ func (f families) upstreamConf() []byte {
 	if f.v6 {
 		ranges = append(ranges, []map[string]string{{"subnet": f.subnet6}})
 	}
-	return encode(map[string]any{
+	return map[string]any{
 		"cniVersion": "1.0.0", "name": f.name, "type": "macvlan", "master": lab.Master, "mode": "bridge",
 		"ipam": map[string]any{"type": "host-local", "dataDir": hostLocalDir, "ranges": ranges},
-	})
+	}
 }
 
 func encode(v any) []byte {
@@ -88,13 +90,18 @@ func encode(v any) []byte {
 
 // cniPlugin runs a CNI plugin with the job's parameters.
 func cniPlugin(name, path string, pods []lab.Pod, conf []byte) measure.Contestant {
+	return cniPluginAt(name, path, pods, func(int) []byte { return conf })
+}
+
+// cniPluginAt is cniPlugin with a configuration for each slot.
+func cniPluginAt(name, path string, pods []lab.Pod, conf func(slot int) []byte) measure.Contestant {
 	dir := filepath.Dir(path)
 	return measure.Contestant{Name: name, Do: func(ctx context.Context, verb measure.Verb, job measure.Job) (time.Duration, error) {
 		env := []string{
 			"CNI_COMMAND=" + string(verb), "CNI_CONTAINERID=" + job.ID, "CNI_NETNS=" + pods[job.Slot].Path, "CNI_IFNAME=" + ifName,
 			"CNI_PATH=" + dir, "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=" + job.ID[:12], "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
 		}
-		out, cpu, err := measure.Program(ctx, path, nil, env, conf)
+		out, cpu, err := measure.Program(ctx, path, nil, env, conf(job.Slot))
 		if err == nil && verb == measure.Add && !bytes.Contains(out, []byte(`"address"`)) {
 			err = fmt.Errorf("%s answered ADD without an address: %s", name, out)
 		}
