@@ -105,6 +105,19 @@ func startChild(t testing.TB, c childArgs) *exec.Cmd {
 	return cmd
 }
 
+// awaitSocket waits until somebody listens, or ctx ends.
+func awaitSocket(ctx context.Context, path string) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		if c, err := net.Dial("unix", path); err == nil {
+			_ = c.Close()
+			return
+		}
+		<-tick.C
+	}
+}
+
 // TestKilledAtAnyPoint kills agents again and again while their nodes' plugins lease and release, over the socket
 // or, while nobody listens there, on the store.
 func TestKilledAtAnyPoint(t *testing.T) {
@@ -113,7 +126,8 @@ func TestKilledAtAnyPoint(t *testing.T) {
 		s.IPv4 = &v1alpha1.Subnet{Subnet: "10.0.0.0/27", BlockSize: 4}
 	})
 	book := newLedger(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+	const wantKills = 16
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var wait sync.WaitGroup
 	var total, kills atomic.Int64
@@ -126,15 +140,20 @@ func TestKilledAtAnyPoint(t *testing.T) {
 		}
 		nodes = append(nodes, c)
 		wait.Go(func() { // the killer
-			for ctx.Err() == nil {
+			for n := 0; ctx.Err() == nil; n++ {
 				cmd := startChild(t, c)
+				if n%4 != 0 { // most die while they serve, however long a busy machine takes to start them, and some before
+					awaitSocket(ctx, leases.SocketPath(c.Dir))
+				}
 				select {
 				case <-ctx.Done():
-				case <-time.After(200*time.Millisecond + rand.N(900*time.Millisecond)):
+				case <-time.After(rand.N(900 * time.Millisecond)):
 				}
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
-				kills.Add(1)
+				if kills.Add(1) >= wantKills {
+					cancel()
+				}
 			}
 		})
 		for w := range 2 {
@@ -146,7 +165,7 @@ func TestKilledAtAnyPoint(t *testing.T) {
 	}
 	wait.Wait()
 	t.Logf("%d leases, %d kills", total.Load(), kills.Load())
-	if total.Load() < 50 || kills.Load() < 6 {
+	if total.Load() < 50 || kills.Load() < wantKills {
 		t.Errorf("only %d leases were had over %d kills", total.Load(), kills.Load())
 	}
 	var agents []*running
