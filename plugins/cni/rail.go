@@ -107,10 +107,7 @@ func (r *rail) planChained(t *attachment) error {
 // sameMode refuses an ipvlan in another mode than those that stand on its master: the kernel would change the mode of
 // all of them (ipvlan_set_port_mode).
 func sameMode(dir *journal.Dir, l *journal.Link) error {
-	all, err := dir.List()
-	if err != nil {
-		return journalError(err)
-	}
+	all, _ := dir.List() // a damaged journal is no reason to attach nobody
 	for _, j := range all {
 		for _, s := range j.Steps {
 			if o := s.Link; o != nil && o.Kind == conf.KindIPvlan && o.Parent == l.Parent && o.Mode != l.Mode && !j.NetNS.Gone() {
