@@ -161,7 +161,8 @@ type Rail struct {
 	MTU    int    `json:"mtu,omitempty"`
 	// Pool is the IPPool to lease from; empty: that of ipam.
 	Pool string `json:"pool,omitempty"`
-	// Table is the routing table of what leaves with the rail's addresses; 0: 1000 and the rail's place in the list.
+	// Table is the routing table of what leaves with the rail's addresses; 0: one from 1000 on
+	// that is free in the pod.
 	Table int `json:"table,omitempty"`
 }
 

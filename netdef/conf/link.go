@@ -193,7 +193,7 @@ func (c Config) rails(k Known) ([]RailSpec, error) {
 		if i > 0 {
 			s.IfName = fmt.Sprintf("-%d", i+1)
 		}
-		s.Table = firstTable + i
+		s.Table, s.AutoTable = firstTable+i, r.Table == 0
 		override(&s.IfName, r.Interface)
 		override(&s.Master, r.Master)
 		override(&s.Device, r.Device)

@@ -65,6 +65,8 @@ type RailSpec struct {
 	MTU    int    // 0: the master's or the device's
 	Pool   string // empty where the config's address management is not Railyard's
 	Table  int    // 0 if the config lists no rails
+	// AutoTable says that Table is a proposal: the config names none, and another one that is free in the pod will do.
+	AutoTable bool
 }
 
 // Name is the rail's interface for a call that names the first one ifName.
@@ -163,9 +165,6 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	}
 	if IsPCI(s.DeviceID) {
 		s.DevicePCI = s.DeviceID
-	}
-	if s.Kind == KindChained && s.PrevResult == nil {
-		errs = append(errs, fieldErrorf("kind", "is %s and there is no prevResult: put the plugin behind another one in a list of plugins", KindChained))
 	}
 	if s.PrevResult != nil && s.PrevResult[0] != '{' {
 		errs = append(errs, fieldErrorf("prevResult", "is no object: pass the result of the plugin before unchanged"))

@@ -31,7 +31,11 @@ type attachment struct {
 	info    pciInfo // in file
 	journal journal.Journal
 	// locks are those of the devices that the rails move, until they are moved.
-	locks []*journal.Lock
+	locks   []*journal.Lock
+	devices []string // their keys
+	// tables are the routing tables that the pod uses, named those that the config names; nil until they are needed.
+	tables map[int]bool
+	named  []int
 }
 
 func (p *plugin) add(ctx context.Context, args dispatch.Args) (*current.Result, error) {
@@ -92,7 +96,13 @@ func (p *plugin) clearWay(ctx context.Context, dir *journal.Dir, id journal.ID) 
 	case j.Result != nil && !j.NetNS.Gone():
 		return dispatch.Errorf(dispatch.CodeAttached, "%s has %s already, on network %s: a DEL must come first", id.ContainerID, id.IfName, j.Network)
 	}
-	return p.undo(ctx, dir, j, "")
+	if err := p.undo(ctx, dir, j, ""); err != nil {
+		return err
+	}
+	if _, err := dir.Read(id); !errors.Is(err, fs.ErrNotExist) {
+		return dispatch.Errorf(dispatch.CodeTryAgain, "what %s had before is not all back yet: %w", id, errLater)
+	}
+	return nil
 }
 
 // plan looks at everything and changes nothing.
@@ -135,12 +145,15 @@ func (p *pod) planSysctls(list []conf.Sysctl, rails []*rail) ([]journal.Sysctl, 
 	var out []journal.Sysctl
 	var lasting []int
 	for _, s := range list {
-		if !s.OfInterface() {
+		if !s.OfInterface() { // it outlives the interfaces
 			lasting = append(lasting, len(out))
 			out = append(out, journal.Sysctl{Path: s.Path(""), Value: s.Value})
 			continue
 		}
 		for _, r := range rails {
+			if r.link.Kind == conf.KindChained { // and so may another plugin's interface
+				lasting = append(lasting, len(out))
+			}
 			out = append(out, journal.Sysctl{Path: s.Path(r.name()), Value: s.Value})
 		}
 	}

@@ -49,7 +49,7 @@ func (p *plugin) check(ctx context.Context, args dispatch.Args) error {
 	if err != nil {
 		return dispatch.Errorf(dispatch.CodeJournal, "the result in the journal of %s: %w", id, err)
 	}
-	mac, err := checkPrevious(spec, args)
+	macs, err := checkPrevious(spec, args, j)
 	if err != nil {
 		return err
 	}
@@ -61,34 +61,43 @@ func (p *plugin) check(ctx context.Context, args dispatch.Args) error {
 	c := checking{plugin: p, args: args, pod: pod, result: result}
 	errs := []error{}
 	for _, s := range j.Steps {
-		if s.Link != nil && s.Link.Name == args.IfName && mac != nil {
-			s.Link.MAC = mac.String() // a plugin after this one, tuning for one, may have changed it, and says so
+		if s.Link != nil && macs[s.Link.Name] != "" {
+			s.Link.MAC = macs[s.Link.Name] // a plugin after this one, tuning for one, may have changed it, and says so
 		}
 		errs = append(errs, c.step(ctx, s))
 	}
 	return errors.Join(errs...)
 }
 
-// checkPrevious makes sure that the result that the runtime remembers is one of this interface, and gives the MAC that
-// it has there, or nil.
-func checkPrevious(spec conf.Spec, args dispatch.Args) (net.HardwareAddr, error) {
+// checkPrevious makes sure that the result that the runtime remembers has an interface of the attachment, and gives the
+// MACs in it by interface.
+func checkPrevious(spec conf.Spec, args dispatch.Args, j journal.Journal) (map[string]string, error) {
+	macs, known := map[string]string{}, false
 	if spec.PrevResult == nil {
-		return nil, nil
+		return macs, nil
 	}
 	r, err := previous(spec, args.CNIVersion)
 	if err != nil {
 		return nil, err
 	}
 	for _, i := range r.Interfaces {
-		switch {
-		case i.Name != args.IfName || i.Sandbox == "":
-		case i.Mac == "":
-			return nil, nil
-		default:
-			return conf.ParseMAC("prevResult.interfaces.mac", i.Mac)
+		if i.Sandbox == "" || !slices.ContainsFunc(j.Steps, func(s journal.Step) bool { return s.Link != nil && s.Link.Name == i.Name }) {
+			continue
 		}
+		known = true
+		if i.Mac == "" {
+			continue
+		}
+		mac, err := net.ParseMAC(i.Mac)
+		if err != nil {
+			return nil, dispatch.Errorf(dispatch.CodeConfig, "prevResult.interfaces.mac: %w", err)
+		}
+		macs[i.Name] = mac.String()
 	}
-	return nil, dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s: pass the result of the ADD unchanged", args.IfName)
+	if !known {
+		return nil, dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s: pass the result of the ADD unchanged", args.IfName)
+	}
+	return macs, nil
 }
 
 // checking is one CHECK.

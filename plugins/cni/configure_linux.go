@@ -148,10 +148,9 @@ func compareAddresses(h *netlink.Handle, link netlink.Link, ips []*current.IPCon
 	if len(routes) == 0 {
 		return errors.Join(errs...)
 	}
-	have, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC},
-		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	have, err := routesOf(h, link)
 	if err != nil {
-		return dispatch.Errorf(dispatch.CodeRoute, "list the routes of %s: %w", name, err)
+		return err
 	}
 	for _, r := range routes {
 		if !hasRoute(have, kernelRoute(link, r)) {
@@ -159,6 +158,16 @@ func compareAddresses(h *netlink.Handle, link netlink.Link, ips []*current.IPCon
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// routesOf are the link's routes, in all tables.
+func routesOf(h *netlink.Handle, link netlink.Link) ([]netlink.Route, error) {
+	list, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC},
+		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, dispatch.Errorf(dispatch.CodeRoute, "list the routes of %s: %w", link.Attrs().Name, err)
+	}
+	return list, nil
 }
 
 func hasRoute(have []netlink.Route, want *netlink.Route) bool {

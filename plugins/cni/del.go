@@ -51,6 +51,12 @@ func (p *plugin) del(ctx context.Context, args dispatch.Args) error {
 // it may fail the DEL, which nobody could ever help.
 func (p *plugin) undoUnrecorded(ctx context.Context, dir *journal.Dir, known conf.Known, args dispatch.Args) {
 	id := idOf(args)
+	all, _ := dir.List() // one that cannot be read says nothing
+	for _, j := range all {
+		if j.ContainerID == id.ContainerID && j.Has(id.IfName) {
+			return // it is a rail of another attachment
+		}
+	}
 	log := p.Log.With("containerID", id.ContainerID, "ifName", id.IfName)
 	u := undoing{plugin: p, dir: dir, journal: journal.Journal{ContainerID: id.ContainerID, IfName: id.IfName, Network: args.Name}}
 	defer u.close()
@@ -59,6 +65,9 @@ func (p *plugin) undoUnrecorded(ctx context.Context, dir *journal.Dir, known con
 		u.openPod()
 	}
 	if u.pod != nil {
+		if err := u.pullOutUnknown(tagOf(id)); err != nil {
+			log.Warn("a device without a journal could not be taken back", "error", err)
+		}
 		l := &journal.Link{Kind: conf.KindMacvlan, Name: id.IfName, MAC: deriveMAC(id).String()}
 		if err := delLink(u.pod.link, l); err != nil {
 			log.Warn("a link without a journal could not be removed", "error", err)

@@ -28,8 +28,8 @@ import (
 // may be, so that none is ever taken for one.
 const tagPrefix = "railyard-"
 
-// spareName is numbered by the kernel: for a device whose name the host has given away.
-const spareName = "rail%d"
+// spareName is numbered by the kernel: for a device whose name the host has given away. Nobody names links so.
+const spareName = "ryspare%d"
 
 // tagOf is the tag of what the attachment's interface moves.
 func tagOf(id journal.ID) string {
@@ -138,14 +138,15 @@ func planDevice(h *netlink.Handle, s conf.Spec, r conf.RailSpec, m master, id jo
 }
 
 func hasDefaultRoute(h *netlink.Handle, link int) (bool, error) {
-	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link, Table: unix.RT_TABLE_MAIN},
-		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	// All routes, not those over the link: the kernel does not count a next hop among several as that.
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	return slices.ContainsFunc(routes, func(r netlink.Route) bool {
+		over := r.LinkIndex == link || slices.ContainsFunc(r.MultiPath, func(n *netlink.NexthopInfo) bool { return n.LinkIndex == link })
 		if r.Dst == nil {
-			return true
+			return over
 		}
 		ones, _ := r.Dst.Mask.Size()
-		return ones == 0
+		return over && ones == 0
 	}), err
 }
 
@@ -179,8 +180,10 @@ func (p *plugin) takeDevice(h *netlink.Handle, pod *pod, l *journal.Link, m mast
 	failed := func(err error) error {
 		return dispatch.Errorf(dispatch.CodeLink, "move %s into the pod as %s: %w", l.Host.Name, l.Name, err)
 	}
-	if err := h.LinkAddAltName(m.link, l.Host.Tag); err != nil && !errors.Is(err, unix.EEXIST) {
-		return failed(fmt.Errorf("give it an alternative name, which needs Linux 5.5: %w", err))
+	if !slices.Contains(m.link.Attrs().AltNames, l.Host.Tag) { // as an ADD that died left it
+		if err := h.LinkAddAltName(m.link, l.Host.Tag); err != nil {
+			return failed(fmt.Errorf("give it an alternative name, which needs Linux 5.5: %w", err))
+		}
 	}
 	p.Hit("add:tagged")
 	c := change{index: m.link.Attrs().Index, netns: int(pod.ns.Fd()), name: l.Name}
@@ -237,7 +240,7 @@ func (c change) apply() error {
 
 // giveBack makes the device on the host what it was: out of the pod if it is still there, or wherever the kernel
 // returned it to. A device that is on its way back from a dead namespace is waited for; one that does not come
-// is errLater.
+// is errLater. One that another attachment has by now is not this one's to give.
 func (u *undoing) giveBack(ctx context.Context, l *journal.Link) error {
 	host, err := u.hostHandle()
 	if err != nil {
@@ -245,11 +248,7 @@ func (u *undoing) giveBack(ctx context.Context, l *journal.Link) error {
 	}
 	if u.pod != nil {
 		u.Hit("undo:pulling")
-		inPod, err := u.pod.link.LinkByName(l.Host.Tag)
-		if err == nil {
-			err = u.pullOut(inPod, l.Host)
-		}
-		if err != nil && !linkGone(err) {
+		if err := u.pullOut(l); err != nil {
 			return dispatch.Errorf(dispatch.CodeLink, "take %s back out of the pod: %w", l.Host.Name, err)
 		}
 	}
@@ -263,6 +262,8 @@ func (u *undoing) giveBack(ctx context.Context, l *journal.Link) error {
 			return dispatch.Errorf(dispatch.CodeLink, "look for %s on the host: %w", l.Host.Name, err)
 		case link != nil:
 			return u.restoreDevice(host, link, l.Host)
+		case u.another(l.Host):
+			return nil
 		case !u.onBus(l.Host.Bus): // it was unplugged, or was a virtual link and died with the pod
 			u.Log.Warn("a device is gone and cannot be given back", "name", l.Host.Name, "device", l.Host.Bus)
 			return nil
@@ -277,14 +278,69 @@ func (u *undoing) giveBack(ctx context.Context, l *journal.Link) error {
 	}
 }
 
-// pullOut moves the link to the host, under its old name if that is free there.
-func (u *undoing) pullOut(link netlink.Link, was *journal.Host) error {
+// pullOut moves the device from the pod to the host, under its old name if that is free there. None in the pod is fine. The
+// pod's alternative names stay behind: one that the host has too would keep the device from coming.
+func (u *undoing) pullOut(l *journal.Link) error {
+	link, err := u.inPod(l)
+	if link == nil || err != nil {
+		return err
+	}
+	a := link.Attrs()
+	if !slices.Contains(a.AltNames, l.Host.Tag) {
+		if err := u.pod.link.LinkAddAltName(link, l.Host.Tag); err != nil {
+			return err
+		}
+	}
+	if err := dropNames(u.pod.link, link, func(name string) bool { return name == l.Host.Tag }); err != nil {
+		return err
+	}
+	return u.toHost(a.Index, l.Host.Name)
+}
+
+// inPod finds the device by its tag, or, where the pod took that away, by its place on the bus or its index. Nil: it is
+// not there.
+func (u *undoing) inPod(l *journal.Link) (netlink.Link, error) {
+	link, err := u.pod.link.LinkByName(l.Host.Tag)
+	if err == nil || !linkGone(err) {
+		return link, err
+	}
+	all, err := u.pod.link.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range all {
+		a := link.Attrs()
+		switch {
+		case l.Host.Bus != "" && a.ParentDev == l.Host.Bus:
+			return link, nil
+		case l.Host.Bus == "" && l.Index != 0 && a.Index == l.Index && (a.Name == l.Name || a.HardwareAddr.String() == l.MAC):
+			return link, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // none is an answer
+}
+
+// dropNames takes all alternative names from a link but those to keep.
+func dropNames(h *netlink.Handle, link netlink.Link, keep func(string) bool) error {
+	for _, name := range link.Attrs().AltNames {
+		if keep(name) {
+			continue
+		}
+		if err := h.LinkDelAltName(link, name); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("take the alternative name %s away: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// toHost moves a link of the pod to the host, under that name or a spare one.
+func (u *undoing) toHost(index int, name string) error {
 	host, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
 	}
 	defer host.Close()
-	c := change{index: link.Attrs().Index, netns: int(host.Fd()), name: was.Name}
+	c := change{index: index, netns: int(host.Fd()), name: name}
 	return u.pod.do(func() error {
 		err := c.apply()
 		if !errors.Is(err, unix.EEXIST) {
@@ -298,24 +354,55 @@ func (u *undoing) pullOut(link netlink.Link, was *journal.Host) error {
 	})
 }
 
-// onHost finds the device by its tag, or, where it never had one or came anew with its driver, by its place on the
-// bus. Nil: it is not there.
+// pullOutUnknown takes the device with the tag out of the pod, where the journal that knew what it was is lost: under a
+// spare name, down, for an administrator to look at.
+func (u *undoing) pullOutUnknown(tag string) error {
+	link, err := u.pod.link.LinkByName(tag)
+	switch {
+	case linkGone(err):
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := dropNames(u.pod.link, link, func(string) bool { return false }); err != nil {
+		return err
+	}
+	u.Log.Warn("the journal of a moved device is lost: it goes back to the host under a spare name", "name", link.Attrs().Name, "device", link.Attrs().ParentDev)
+	return u.toHost(link.Attrs().Index, spareName)
+}
+
+// onHost finds the device by its tag, or, where it came anew with its driver, by its place on the bus. An ADD that died
+// before it had the device never gave it a tag. Nil: it is not there.
 func (u *undoing) onHost(h *netlink.Handle, was *journal.Host) (netlink.Link, error) {
 	link, err := h.LinkByName(was.Tag)
 	if err == nil || !linkGone(err) {
 		return link, err
 	}
-	if was.Bus == "" {
+	moved := u.journal.Result != nil || slices.ContainsFunc(u.journal.Steps, func(s journal.Step) bool { return s.RDMA != nil })
+	if was.Bus == "" || !moved {
 		return nil, nil //nolint:nilnil // none is an answer
 	}
 	link, err = lookUp(h, u.Sys, "device", was.Bus)
-	switch {
-	case err != nil: // not there, or not as one link; the caller asks again
-		return nil, nil //nolint:nilnil,nilerr // none is an answer
-	case foreignTag(link.Attrs(), was.Tag) != "":
-		return nil, fmt.Errorf("%s is another attachment's by now", was.Bus)
+	if err != nil || foreignTag(link.Attrs(), was.Tag) != "" {
+		return nil, nil //nolint:nilnil,nilerr // not there, or not as one link, or not ours: the caller asks again
 	}
 	return link, nil
+}
+
+// another says that the device is free, or another attachment's: then this one has nothing to give back.
+func (u *undoing) another(was *journal.Host) bool {
+	if was.Bus == "" {
+		return false
+	}
+	if link, err := lookUp(u.host, u.Sys, "device", was.Bus); err == nil && !slices.Contains(link.Attrs().AltNames, was.Tag) {
+		return true // it is on the host and has no tag of ours
+	}
+	all, _ := u.dir.List() // one that cannot be read claims nothing
+	return slices.ContainsFunc(all, func(j journal.Journal) bool {
+		return j.ID() != u.journal.ID() && j.Result != nil && slices.ContainsFunc(j.Steps, func(s journal.Step) bool {
+			return s.Link != nil && s.Link.Host != nil && s.Link.Host.Bus == was.Bus
+		})
+	})
 }
 
 // onBus says that the machine still has the device.
@@ -332,58 +419,52 @@ func (u *undoing) onBus(bus string) bool {
 }
 
 // restoreDevice gives a link on the host its name, MAC, MTU, alternative names, addresses and state back, as far as
-// they differ, and takes the tag from it at the very end.
+// they differ, and takes the tag from it at the very end. What the host refuses by now, since it changed meanwhile, is
+// logged and left: no later try would fare better, and the device is home.
 func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journal.Host) error {
 	failed := func(err error) error {
 		return dispatch.Errorf(dispatch.CodeLink, "restore %s on the host: %w", was.Name, err)
 	}
 	a := link.Attrs()
-	c := change{index: a.Index}
-	if a.Name != was.Name {
-		c.name = was.Name
+	refused := func(what string, value any, err error) {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			u.Log.Warn("a device is back, and the host refuses a setting that it had", "name", was.Name, "device", was.Bus, "setting", what, "value", value, "error", err)
+		}
 	}
-	if a.MTU != was.MTU {
-		c.mtu = was.MTU
+	known := func(name string) bool { return name == was.Tag || slices.Contains(was.AltNames, name) }
+	if err := dropNames(h, link, known); err != nil {
+		return failed(err)
 	}
-	if mac, err := net.ParseMAC(was.MAC); err == nil && a.HardwareAddr.String() != was.MAC && len(mac) == 6 {
-		c.mac = mac
-	}
-	if up := a.Flags&net.FlagUp != 0; up && (c.name != "" || c.mac != nil || !was.Up) {
+	mac, err := net.ParseMAC(was.MAC)
+	newMAC := err == nil && len(mac) == 6 && a.HardwareAddr.String() != was.MAC
+	if up := a.Flags&net.FlagUp != 0; up && (a.Name != was.Name || newMAC || !was.Up) {
 		if err := h.LinkSetDown(link); err != nil {
 			return failed(err)
 		}
 	}
-	if c.name != "" || c.mtu != 0 || c.mac != nil {
-		err := c.apply()
-		if errors.Is(err, unix.EEXIST) && c.name != "" {
-			u.Log.Warn("the host has given the name of a device to another link; the device gets a new one", "wanted", c.name, "device", was.Bus)
-			c.name = spareName
-			err = c.apply()
-		}
-		if err != nil {
-			return failed(err)
-		}
+	if err := u.rename(h, link, was); err != nil {
+		return failed(err)
+	}
+	if a.MTU != was.MTU {
+		refused("mtu", was.MTU, change{index: a.Index, mtu: was.MTU}.apply())
+	}
+	if newMAC {
+		refused("mac", was.MAC, change{index: a.Index, mac: mac}.apply())
 	}
 	for _, n := range was.AltNames {
 		if !slices.Contains(a.AltNames, n) {
-			if err := h.LinkAddAltName(link, n); err != nil && !errors.Is(err, unix.EEXIST) {
-				return failed(fmt.Errorf("alternative name %s: %w", n, err))
-			}
+			refused("altname", n, h.LinkAddAltName(link, n))
 		}
 	}
 	if was.Up {
-		if err := h.LinkSetUp(link); err != nil {
-			return failed(err)
-		}
+		refused("up", true, h.LinkSetUp(link))
 	}
 	for _, text := range was.Addresses {
 		addr, err := netlink.ParseAddr(text)
 		if err == nil {
 			err = h.AddrAdd(link, addr)
 		}
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return failed(fmt.Errorf("address %s: %w", text, err))
-		}
+		refused("address", text, err)
 	}
 	u.Hit("undo:restored")
 	if slices.Contains(a.AltNames, was.Tag) {
@@ -392,4 +473,20 @@ func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journ
 		}
 	}
 	return nil
+}
+
+// rename gives the link on the host its old name, or a spare one if the host has given that to another link.
+func (u *undoing) rename(h *netlink.Handle, link netlink.Link, was *journal.Host) error {
+	if link.Attrs().Name == was.Name {
+		return nil
+	}
+	err := h.LinkSetName(link, was.Name)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	u.Log.Warn("the host has given the name of a device to another link; the device gets a spare one", "wanted", was.Name, "device", was.Bus)
+	if strings.HasPrefix(link.Attrs().Name, strings.TrimSuffix(spareName, "%d")) {
+		return nil
+	}
+	return h.LinkSetName(link, spareName)
 }

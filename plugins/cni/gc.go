@@ -111,8 +111,15 @@ func (p *plugin) retain(ctx context.Context, dir *journal.Dir, known conf.Known,
 			}
 		}
 	}
+	rails := []conf.RailSpec{{}}
+	if spec, err := conf.Parse(args.Stdin, p.StateDir); err == nil {
+		rails = spec.Rails // also those of attachments whose journals are lost
+	}
 	for id := range keep {
 		keys = append(keys, leaseKey(args.Name, id))
+		for _, r := range rails {
+			keys = append(keys, leaseKey(args.Name, journal.ID{ContainerID: id.ContainerID, IfName: r.Name(id.IfName)}))
+		}
 	}
 	_, err = p.Leaser(known.Paths).Retain(ctx, args.Name, keys)
 	return err

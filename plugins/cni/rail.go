@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 
+	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,9 @@ import (
 	"github.com/railyard-net/railyard/plugins/cni/journal"
 	"github.com/railyard-net/railyard/plugins/dispatch"
 )
+
+// rulePriority is before that of the main table, 32766. Rules of a rail are told from all others by their table.
+const rulePriority = 1000
 
 // rail is one interface of an attachment: what is planned for it, and what it got.
 type rail struct {
@@ -40,7 +44,7 @@ func (r *rail) name() string { return r.args.IfName }
 
 // planRail looks at everything that one rail needs, and changes nothing.
 func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, s conf.RailSpec) (*rail, error) {
-	r := &rail{args: t.args, spec: t.spec, table: s.Table}
+	r := &rail{args: t.args, spec: t.spec}
 	r.args.IfName, r.spec.Pool = s.Name(t.args.IfName), s.Pool
 	id := idOf(r.args)
 	var err error
@@ -49,6 +53,9 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 	}
 	if r.source != nil && r.name() != t.args.IfName {
 		r.source.Rename(r.name())
+	}
+	if r.table, err = t.freeTable(s); err != nil {
+		return nil, err
 	}
 	switch {
 	case r.spec.Kind == conf.KindChained:
@@ -81,6 +88,39 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 		return nil, interfaceExists(r.name())
 	}
 	return r, nil
+}
+
+// freeTable gives the rail a routing table that nothing else in the pod uses: another attachment of several rails, for one.
+func (t *attachment) freeTable(s conf.RailSpec) (int, error) {
+	if s.Table == 0 {
+		return 0, nil
+	}
+	if t.tables == nil {
+		t.tables = map[int]bool{}
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			list, err := t.pod.link.RuleList(family)
+			if err != nil {
+				return 0, dispatch.Errorf(dispatch.CodeRoute, "list the pod's rules: %w", err)
+			}
+			for _, r := range list {
+				t.tables[r.Table] = true
+			}
+		}
+		for _, o := range t.spec.Rails {
+			if !o.AutoTable {
+				t.named = append(t.named, o.Table)
+			}
+		}
+	}
+	table := s.Table
+	for s.AutoTable && (t.tables[table] || slices.Contains(t.named, table)) {
+		table++
+	}
+	if t.tables[table] {
+		return 0, &conf.FieldError{Field: "rails.table", Detail: fmt.Sprintf("%d has rules in the pod already: write another one, or none", table)}
+	}
+	t.tables[table] = true
+	return table, nil
 }
 
 // planChained finds the interface that the plugin before made.
@@ -131,11 +171,14 @@ func (p *plugin) lockDevice(ctx context.Context, dir *journal.Dir, t *attachment
 			return err
 		}
 	}
+	if slices.Contains(t.devices, m.key()) {
+		return &conf.FieldError{Field: "rails.device", Detail: fmt.Sprintf("%s is that of another rail too: give each its own", m.name())}
+	}
 	lock, err := p.deviceLock(ctx, dir, m.key())
 	if err != nil {
 		return err
 	}
-	t.locks = append(t.locks, lock)
+	t.locks, t.devices = append(t.locks, lock), append(t.devices, m.key())
 	r.master, err = findDevice(t.host, p.Sys, r.spec, s)
 	switch {
 	case err != nil:
@@ -231,15 +274,15 @@ func (r *rail) steps() []journal.Step {
 	if r.source != nil {
 		out = append(out, *r.source)
 	}
-	if r.vf != nil {
-		out = append(out, journal.Step{VF: r.vf})
-	}
 	out = append(out, journal.Step{Link: r.link})
+	if r.vf != nil {
+		out = append(out, journal.Step{VF: r.vf}) // undone first: some drivers hold a virtual function to the MAC that was set for it
+	}
 	if r.rdma.move != nil {
 		out = append(out, journal.Step{RDMA: r.rdma.move}) // undone before the link is, on every link layer
 	}
 	if r.table != 0 {
-		out = append(out, journal.Step{Rule: &journal.Rule{Table: r.table, Priority: r.table}})
+		out = append(out, journal.Step{Rule: &journal.Rule{Table: r.table, Priority: rulePriority}})
 	}
 	return out
 }
@@ -284,22 +327,28 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 		return err
 	}
 	r.link.Index = link.Attrs().Index
-	if r.link.Kind == conf.KindChained && len(r.got.ips) > 0 {
+	ips, routes := r.got.ips, r.got.install
+	if r.link.Kind == conf.KindChained && len(ips) > 0 {
+		if ips, routes, err = missingHere(t.pod.link, link, ips, routes); err != nil {
+			return err
+		}
 		// They are taken from the interface again: it is another plugin's, and may outlive the attachment.
-		for _, c := range r.got.ips {
+		for _, c := range ips {
 			r.link.Addresses = append(r.link.Addresses, c.Address.String())
 		}
-		r.link.Routes = r.got.install
+		r.link.Routes = routes
 		if err := dir.Write(t.journal); err != nil {
 			return journalError(err)
 		}
 	}
-	if err := p.address(ctx, t.pod, link, r.got.ips); err != nil {
+	if err := p.address(ctx, t.pod, link, ips); err != nil {
 		return err
 	}
-	if r.link.Routes, err = p.route(t.pod, link, r.got.install); err != nil {
+	added, err := p.route(t.pod, link, routes)
+	if err != nil {
 		return err
 	}
+	r.link.Routes = added
 	if r.table != 0 {
 		if err := p.routeBySource(t.pod, link, r); err != nil {
 			return err
@@ -314,6 +363,26 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 	return err
 }
 
+// missingHere leaves of the addresses and routes those that the link does not have yet: the rest is not the attachment's
+// to take away again.
+func missingHere(h *netlink.Handle, link netlink.Link, ips []*current.IPConfig, routes []*types.Route) ([]*current.IPConfig, []*types.Route, error) {
+	addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, nil, dispatch.Errorf(dispatch.CodeAddress, "list the addresses of %s: %w", link.Attrs().Name, err)
+	}
+	have, err := routesOf(h, link)
+	if err != nil {
+		return nil, nil, err
+	}
+	ips = slices.DeleteFunc(slices.Clone(ips), func(c *current.IPConfig) bool {
+		return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+			return a.IP.Equal(c.Address.IP) && a.Mask.String() == c.Address.Mask.String()
+		})
+	})
+	routes = slices.DeleteFunc(slices.Clone(routes), func(r *types.Route) bool { return hasRoute(have, kernelRoute(link, r)) })
+	return ips, routes, nil
+}
+
 // findNew gives the interface that makeLink has made.
 func findNew(h *netlink.Handle, l *journal.Link) (netlink.Link, error) {
 	link, err := h.LinkByName(l.Name)
@@ -326,6 +395,9 @@ func findNew(h *netlink.Handle, l *journal.Link) (netlink.Link, error) {
 // builtin are the settings that the interface gets before it comes up; see the package's comment. With several
 // rails each answers for its own addresses only, and takes what comes back another way than the main table's.
 func (r *rail) builtin() []journal.Sysctl {
+	if r.link.Kind == conf.KindChained {
+		return nil // it is up, and another plugin's
+	}
 	v4, v6 := "net/ipv4/conf/"+r.name()+"/", "net/ipv6/conf/"+r.name()+"/"
 	out := []journal.Sysctl{{Path: v4 + "arp_notify", Value: "1"}}
 	if r.table != 0 {
@@ -384,7 +456,7 @@ func anywhere(like net.IP) *net.IPNet {
 
 func ruleFor(c *current.IPConfig, table int) *netlink.Rule {
 	rule := netlink.NewRule()
-	rule.Family, rule.Table, rule.Priority = netlink.FAMILY_V4, table, table
+	rule.Family, rule.Table, rule.Priority = netlink.FAMILY_V4, table, rulePriority
 	rule.Src = &net.IPNet{IP: c.Address.IP, Mask: net.CIDRMask(32, 32)}
 	if c.Address.IP.To4() == nil {
 		rule.Family, rule.Src.Mask = netlink.FAMILY_V6, net.CIDRMask(128, 128)

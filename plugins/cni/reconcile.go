@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/railyard-net/railyard/ipam"
@@ -53,7 +54,7 @@ func (r *Reconciler) Look(ctx context.Context, now time.Duration) (attachments, 
 		if ctx.Err() != nil {
 			return len(all), undone, ctx.Err()
 		}
-		if j.NetNS == (ipam.NetNS{}) || !r.gone(j.NetNS) {
+		if j.NetNS == (ipam.NetNS{}) || !r.gone(j.NetNS) || delegates(j) {
 			continue
 		}
 		was, known := r.seen[j.ID()]
@@ -71,6 +72,12 @@ func (r *Reconciler) Look(ctx context.Context, now time.Duration) (attachments, 
 	}
 	r.seen = seen
 	return len(all), undone, errors.Join(errs...)
+}
+
+// delegates says that another IPAM plugin has a hand in the attachment. It can only be called where the runtime calls it,
+// with that plugin's files at hand, which is not where an agent runs: such an attachment waits for its DEL.
+func delegates(j journal.Journal) bool {
+	return slices.ContainsFunc(j.Steps, func(s journal.Step) bool { return s.Delegate != nil })
 }
 
 // end undoes the attachment unless somebody works on it, or has made it anew since it was looked at. What cannot be

@@ -116,7 +116,7 @@ func (u *undoing) giveBackLocked(ctx context.Context, l *journal.Link) error {
 
 // unaddress takes the routes and addresses from an interface that another plugin made.
 func unaddress(h *netlink.Handle, l *journal.Link) error {
-	if len(l.Addresses) == 0 {
+	if len(l.Addresses)+len(l.Routes) == 0 {
 		return nil
 	}
 	link, err := findLink(h, l)

@@ -6,9 +6,13 @@ package netns
 import (
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -60,6 +64,11 @@ func TestHostDevice(t *testing.T) {
 		"by_pci":              testDeviceByPCI,
 		"changed_by_the_pod":  testDeviceChanged,
 		"name_taken_on_host":  testDeviceNameTaken,
+		"altnames_of_the_pod": testDeviceAltNames,
+		"tag_taken_away":      testDeviceTag,
+		"journal_damaged":     testDeviceDamaged,
+		"settings_refused":    testDeviceSettingsRefused,
+		"twice_in_one_call":   testDeviceTwice,
 		"died_with_the_pod":   testDeviceDied,
 		"one_of_two_wins":     testDeviceRace,
 		"of_a_dead_ADD":       testDeviceReclaimed,
@@ -169,6 +178,61 @@ func testDeviceMTU(t *testing.T, l *lab, pod *space, c call) {
 			t.Errorf("%+v", a)
 		}
 	})
+}
+
+// testDeviceAltNames: no name that a pod gives to the device keeps it in the pod, comes back with it, or takes its own from it.
+func testDeviceAltNames(t *testing.T, l *lab, pod *space, c call) {
+	for _, name := range []string{"rail0", "dev0", "evil"} {
+		l.roundTrip(pod, c, func() { must(t, pod.link.LinkAddAltName(pod.get("net1"), name)) })
+	}
+}
+
+// testDeviceTag: nor does the loss of the name by which it is known.
+func testDeviceTag(t *testing.T, l *lab, pod *space, c call) {
+	l.roundTrip(pod, c, func() {
+		link := pod.get("net1")
+		for _, name := range link.Attrs().AltNames {
+			must(t, pod.link.LinkDelAltName(link, name))
+		}
+	})
+}
+
+// testDeviceDamaged: with the journal what the device was is lost, but not the device.
+func testDeviceDamaged(t *testing.T, l *lab, pod *space, c call) {
+	l.add(c)
+	must(t, os.WriteFile(filepath.Join(l.dir, "attachments", "c1@net1.json"), []byte("noise"), 0o600))
+	c.verb = "DEL"
+	l.mustRun(c)
+	if back := l.host.get("ryspare0").Attrs(); pod.has("net1") || back.HardwareAddr.String() != deviceMAC || len(back.AltNames) != 0 {
+		t.Errorf("%+v", back)
+	}
+}
+
+// testDeviceSettingsRefused: what the host takes no more is no reason to keep a pod from ending.
+func testDeviceSettingsRefused(t *testing.T, l *lab, pod *space, c call) {
+	addr, err := netlink.ParseAddr("fd00:d::9/64")
+	must(t, err)
+	must(t, l.host.link.AddrAdd(l.host.get("dev0"), addr))
+	l.add(c)
+	l.host.setSysctl("net/ipv6/conf/default/disable_ipv6", "1")
+	c.verb = "DEL"
+	a := l.mustRun(c)
+	if back := l.host.get("dev0").Attrs(); pod.has("net1") || len(back.AltNames) != 1 || back.Flags&net.FlagUp == 0 {
+		t.Errorf("%+v", back)
+	}
+	if !strings.Contains(a.stderr, "fd00:d::9/64") {
+		t.Errorf("nothing says what was refused: %s", a.stderr)
+	}
+}
+
+func testDeviceTwice(t *testing.T, l *lab, _ *space, c call) {
+	c.verb = "ADD"
+	rails := []any{map[string]any{"device": "dev0"}, map[string]any{"device": "enp59s0f0np0v1"}}
+	start := time.Now()
+	l.mustFail(dispatch.CodeConfig, "another rail", c.with(map[string]any{"device": nil, "rails": rails}))
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it took %s to say so", took)
+	}
 }
 
 // testDeviceNameTaken: the DEL succeeds nevertheless, and nothing else is different.
@@ -296,6 +360,13 @@ func testDeviceRefused(t *testing.T, l *lab, pod *space, c call) {
 		t.Errorf("left behind (-before +after):\n%s", diff)
 	}
 	def := &netlink.Route{LinkIndex: l.host.get("dev0").Attrs().Index, Dst: cidr("0.0.0.0/0"), Scope: netlink.SCOPE_LINK}
+	must(t, l.host.link.RouteAdd(def))
+	l.mustFail(dispatch.CodeMaster, "default route", c)
+	must(t, l.host.link.RouteDel(def))
+	def = &netlink.Route{Dst: cidr("0.0.0.0/0"), MultiPath: []*netlink.NexthopInfo{
+		{LinkIndex: l.host.get("dev0").Attrs().Index, Flags: int(netlink.FLAG_ONLINK), Gw: net.ParseIP("192.0.2.1")},
+		{LinkIndex: l.host.get("rail0").Attrs().Index, Flags: int(netlink.FLAG_ONLINK), Gw: net.ParseIP("192.0.2.2")},
+	}}
 	must(t, l.host.link.RouteAdd(def))
 	l.mustFail(dispatch.CodeMaster, "default route", c)
 	must(t, l.host.link.RouteDel(def))

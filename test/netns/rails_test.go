@@ -4,9 +4,12 @@
 package netns
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -49,6 +52,9 @@ func TestRails(t *testing.T) {
 		"refused":       testRailsRefused,
 		"retained":      testRailsRetained,
 		"other_ipam":    testRailsOtherIPAM,
+		"two_networks":  testRailsTwice,
+		"high_table":    testRailsHighTable,
+		"no_other's":    testRailsIdentity,
 		"named":         testRailsNamed,
 		"without_addrs": testRailsOfNoPool,
 	} {
@@ -106,6 +112,60 @@ func testRailsResult(t *testing.T, l *lab, pod *space, c call) {
 
 func testRailsOfNoPool(_ *testing.T, l *lab, pod *space, c call) {
 	l.roundTrip(pod, c.with(map[string]any{"ipam": nil, "rails": []any{map[string]any{"master": "rail0"}, map[string]any{"master": "rail1"}}}), func() {})
+}
+
+// testRailsTwice: two such networks in one pod keep out of each other's way, also when one goes.
+func testRailsTwice(t *testing.T, l *lab, pod *space, c call) {
+	explicit := c
+	c = c.with(map[string]any{"rails": []any{map[string]any{"master": "rail0"}, map[string]any{"master": "rail1"}}})
+	l.add(c)
+	second := c
+	second.ifName = "net5"
+	l.add(second)
+	for _, one := range []*call{&c, &second} {
+		one.verb = "CHECK"
+		l.mustRun(*one)
+	}
+	c.verb = "DEL"
+	l.mustRun(c)
+	l.mustRun(second)
+	second.verb = "DEL"
+	l.mustRun(second)
+	rules, err := pod.link.RuleList(netlink.FAMILY_V4)
+	must(t, err)
+	if len(rules) != 3 { // the kernel's own
+		t.Errorf("rules: %v", rules)
+	}
+	third := explicit
+	third.verb = "ADD"
+	taken := netlink.NewRule()
+	taken.Family, taken.Table, taken.Priority = netlink.FAMILY_V4, 77, 5
+	must(t, pod.link.RuleAdd(taken))
+	l.mustFail(dispatch.CodeConfig, "77", third)
+}
+
+// testRailsHighTable: whatever its table's number, a rail's rules come before the main table.
+func testRailsHighTable(t *testing.T, l *lab, pod *space, c call) {
+	c = c.with(map[string]any{"rails": []any{map[string]any{"master": "rail0", "table": 40000}, map[string]any{"master": "rail1", "table": 40001}}})
+	r := l.add(c)
+	second := r.IPs[2].Address.IP
+	routes, err := pod.link.RouteGetWithOptions(net.ParseIP(gateway4), &netlink.RouteGetOptions{SrcAddr: second})
+	must(t, err)
+	if len(routes) != 1 || routes[0].LinkIndex != pod.get("net1-2").Attrs().Index {
+		t.Errorf("from %s to a neighbour of the first rail: %v", second, routes)
+	}
+}
+
+// testRailsIdentity: a call for an attachment that never was does not touch the rail that has its name.
+func testRailsIdentity(_ *testing.T, l *lab, _ *space, c call) {
+	l.add(c)
+	other := c
+	other.ifName, other.verb = "net1-2", "ADD"
+	l.mustFail(dispatch.CodeInterfaceExists, "net1-2", other)
+	other.verb = "DEL"
+	l.mustRun(other)
+	c.verb = "CHECK"
+	l.mustRun(c)
 }
 
 func testRailsDrift(t *testing.T, l *lab, pod *space, c call) {
@@ -173,6 +233,13 @@ func testRailsRetained(t *testing.T, l *lab, pod *space, c call) {
 	l.mustRun(gc)
 	c.verb = "CHECK"
 	l.mustRun(c)
+	// The journals are lost: what the config says of the rails still keeps their leases.
+	must(t, os.Rename(filepath.Join(l.dir, "attachments", "c1@net1.json"), filepath.Join(l.dir, "kept")))
+	l.mustRun(gc)
+	if got := len(l.leases()); got != 2 {
+		t.Errorf("%d leases", got)
+	}
+	must(t, os.Rename(filepath.Join(l.dir, "kept"), filepath.Join(l.dir, "attachments", "c1@net1.json")))
 	gc.conf["cni.dev/valid-attachments"] = []any{}
 	l.mustRun(gc)
 	if len(l.leases()) != 0 || pod.has("net1") || pod.has("net1-2") || len(l.files()) != 0 {
@@ -191,6 +258,13 @@ func testRailsOtherIPAM(t *testing.T, l *lab, pod *space, c call) {
 }
 
 func testRailsNamed(t *testing.T, l *lab, pod *space, c call) {
+	defer func(c call) { // CHECK with what the runtime remembers
+		c.verb = "ADD"
+		prev := l.mustRun(c).stdout
+		c.conf["prevResult"] = json.RawMessage(prev)
+		c.verb = "CHECK"
+		l.mustRun(c)
+	}(c.with(map[string]any{"rails": []any{map[string]any{"master": "rail0", "interface": "roce0"}, map[string]any{"master": "rail1", "interface": "roce1"}}}))
 	c = c.with(map[string]any{"rails": []any{map[string]any{"master": "rail0", "interface": "roce0"}, map[string]any{"master": "rail1", "interface": "roce1", "mtu": 1400}}})
 	l.roundTrip(pod, c, func() {
 		if pod.has("net1") || !pod.has("roce0") || pod.get("roce1").Attrs().MTU != 1400 {

@@ -63,6 +63,13 @@ func (j Journal) HasTag(tag string) bool {
 	return slices.ContainsFunc(j.Steps, func(s Step) bool { return s.Link != nil && s.Link.Host != nil && s.Link.Host.Tag == tag })
 }
 
+// Has says that an interface of that name is one of the attachment's rails.
+func (j Journal) Has(ifName string) bool {
+	return slices.ContainsFunc(j.Steps, func(s Step) bool {
+		return s.Link != nil && s.Link.Name == ifName || s.Lease != nil && s.Lease.IfName == ifName
+	})
+}
+
 // Step is one deed. Exactly one of its fields is set; none of them: the step is of a newer version.
 type Step struct {
 	Lease    *Lease    `json:"lease,omitempty"`
