@@ -48,7 +48,13 @@ test: deps build ## Set up what is missing, then run every test against real par
 	@$(need) kube multus cni
 	go vet $(PKG)
 	@mkdir -p build/test
-	$(with_tools) go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(TESTFLAGS) $(PKG) | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing.txt
+	$(with_tools) go test -json -count=1 -timeout=$(TEST_TIMEOUT) $(TESTFLAGS) $(PKG) | tee build/test/events.json | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing.txt
+
+.PHONY: test-vm
+test-vm: ## Run tests in emulated machines with RDMA and SR-IOV; VM=7.3-shared picks one, VMSHELL=1 opens a shell in it
+	go vet -tags vm ./test/vm/...
+	@mkdir -p build/test
+	@$(if $(filter-out 0,$(VMSHELL)),go run ./test/vm -shell -vm "$(VM)",go run ./test/vm -vm "$(VM)" $(TESTFLAGS) $(PKG) | tee build/test/events-vm.json | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing-vm.txt)
 
 .PHONY: demo
 demo: deps build ## Three nodes, the real Multus, pods that ping each other; KEEP=1 leaves it running
@@ -93,6 +99,10 @@ test-peers: deps ## Run the peers' own test suites on our plugin, and list every
 	[ $$status = 0 ] || cat build/test/peers.log; \
 	cat build/test/peers.txt || echo "0 passed, 1 failed: the suites did not run"; \
 	exit $$status
+
+.PHONY: conformance
+conformance: ## Write docs/dev/conformance.md from what the last make test and make test-vm said
+	go run ./test/conformance/table -o docs/dev/conformance.md build/test/events.json $(wildcard build/test/events-vm.json)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME

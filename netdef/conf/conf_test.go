@@ -35,6 +35,7 @@ func TestParse(t *testing.T) {
 		"own pool":    {`{"ipam":{"type":"railyard-ipam","pool":"rail0"}}`, conf.Spec{Known: own}},
 		"state":       {`{"stateDir":"/a","ipam":{"type":"railyard-ipam","pool":"rail0"}}`, conf.Spec{Known: moved}},
 		"state, ipam": {`{"stateDir":"/a","ipam":{"type":"railyard-ipam","pool":"rail0","stateDir":"/b","agentSocket":"/c.sock"}}`, conf.Spec{Known: socket}},
+		"no ipam":     {`{"ipam":{}}`, conf.Spec{Known: pool}},
 		"unknown key": {`{"colour":"blue","ipam":null,"prevResult":null}`, conf.Spec{Known: pool}},
 		"link": {
 			`{"master":"rail0","mode":"vepa","mtu":9000,"mac":"02:00:00:00:00:0A","bcqueuelen":7,"deviceID":"0000:3b:00.0"}`,
@@ -127,7 +128,7 @@ func TestParseErrors(t *testing.T) {
 	}
 	for text, field := range map[string]string{
 		`{"mtu":"9"}`: "mtu", `{"mtu":1.5}`: "mtu", `{"bcqueuelen":-1}`: "bcqueuelen", `{"ipam":7}`: "ipam",
-		`{"ipam":{"type":7}}`: "ipam.type", `{"runtimeConfig":{"ips":"x"}}`: "runtimeConfig.ips", `{"sysctl":{"net.a.b":1}}`: "sysctl",
+		`{"ipam":{"type":7}}`: "ipam.type", `{"ipam":{"pool":"rail0"}}`: "ipam.type", `{"runtimeConfig":{"ips":"x"}}`: "runtimeConfig.ips", `{"sysctl":{"net.a.b":1}}`: "sysctl",
 		`{"args":{"cni":{"mac":7}}}`: "args.cni.mac", `{"capabilities":[]}`: "capabilities",
 	} {
 		_, err := conf.Parse([]byte(`{"name":"n",`+text[1:]), "")

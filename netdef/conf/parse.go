@@ -271,6 +271,9 @@ func (c Config) known(defaultDir string) (Known, error) {
 	if err := decode(c.IPAM, "ipam", &kind); err != nil {
 		return k, errors.Join(append(errs, err)...)
 	}
+	if kind.Type == "" && !emptyObject(c.IPAM) {
+		errs = append(errs, fieldErrorf("ipam.type", "is missing: name the IPAM plugin, %s for Railyard's own addresses", IPAMType))
+	}
 	if k.IPAMType = kind.Type; kind.Type == IPAMType {
 		var p PoolIPAM
 		if err := decode(c.IPAM, "ipam", &p); err != nil {
@@ -318,6 +321,12 @@ func text(raw json.RawMessage) string {
 		return ""
 	}
 	return s
+}
+
+// emptyObject says that raw is {}, as NVIDIA's operator renders no address management.
+func emptyObject(raw json.RawMessage) bool {
+	var o map[string]json.RawMessage
+	return json.Unmarshal(raw, &o) == nil && len(o) == 0
 }
 
 func null(raw json.RawMessage) bool { return bytes.Equal(bytes.TrimSpace(raw), []byte("null")) }

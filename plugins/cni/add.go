@@ -121,9 +121,12 @@ func (p *plugin) plan(ctx context.Context, dir *journal.Dir, t *attachment) erro
 		return dispatch.Errorf(dispatch.CodeNetNS, "CNI_NETNS: %w", err)
 	}
 	names := map[string]bool{}
-	for _, r := range t.spec.Rails {
+	for i, r := range t.spec.Rails {
 		one, err := p.planRail(ctx, dir, t, r)
-		if err != nil {
+		switch {
+		case err != nil && t.spec.Multi():
+			return fmt.Errorf("rails[%d]: %w", i, err)
+		case err != nil:
 			return err
 		}
 		t.rails = append(t.rails, one)
