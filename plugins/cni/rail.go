@@ -5,24 +5,17 @@ package cni
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
 	"github.com/railyard-net/railyard/plugins/dispatch"
 )
-
-// rulePriority is before that of the main table, 32766. Rules of a rail are told from all others by their table.
-const rulePriority = 1000
 
 // rail is one interface of an attachment: what is planned for it, and what it got.
 type rail struct {
@@ -90,39 +83,6 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 	return r, nil
 }
 
-// freeTable gives the rail a routing table that nothing else in the pod uses: another attachment of several rails, for one.
-func (t *attachment) freeTable(s conf.RailSpec) (int, error) {
-	if s.Table == 0 {
-		return 0, nil
-	}
-	if t.tables == nil {
-		t.tables = map[int]bool{}
-		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			list, err := t.pod.link.RuleList(family)
-			if err != nil {
-				return 0, dispatch.Errorf(dispatch.CodeRoute, "list the pod's rules: %w", err)
-			}
-			for _, r := range list {
-				t.tables[r.Table] = true
-			}
-		}
-		for _, o := range t.spec.Rails {
-			if !o.AutoTable {
-				t.named = append(t.named, o.Table)
-			}
-		}
-	}
-	table := s.Table
-	for s.AutoTable && (t.tables[table] || slices.Contains(t.named, table)) {
-		table++
-	}
-	if t.tables[table] {
-		return 0, &conf.FieldError{Field: "rails.table", Detail: fmt.Sprintf("%d has rules in the pod already: write another one, or none", table)}
-	}
-	t.tables[table] = true
-	return table, nil
-}
-
 // planChained finds the interface that the plugin before made.
 func (r *rail) planChained(t *attachment) error {
 	for _, i := range t.prev.Interfaces {
@@ -152,116 +112,6 @@ func sameMode(dir *journal.Dir, l *journal.Link) error {
 		for _, s := range j.Steps {
 			if o := s.Link; o != nil && o.Kind == conf.KindIPvlan && o.Parent == l.Parent && o.Mode != l.Mode && !j.NetNS.Gone() {
 				return &conf.FieldError{Field: "mode", Detail: fmt.Sprintf("is %s, and %s has an ipvlan in mode %s on %s: all on one master share one mode", l.Mode, j.ID(), o.Mode, l.Master)}
-			}
-		}
-	}
-	return nil
-}
-
-// lockDevice finds the device and keeps every other call from it until it is moved. One that a dead attachment still
-// has is taken from it first.
-func (p *plugin) lockDevice(ctx context.Context, dir *journal.Dir, t *attachment, r *rail, s conf.RailSpec) error {
-	m, err := findDevice(t.host, p.Sys, r.spec, s)
-	if err != nil {
-		return p.whoHas(dir, r.spec, s, err)
-	}
-	tag := tagOf(idOf(r.args))
-	if foreign := foreignTag(m.link.Attrs(), tag); foreign != "" {
-		if err := p.reclaim(ctx, dir, t.host, m, foreign); err != nil {
-			return err
-		}
-	}
-	if slices.Contains(t.devices, m.key()) {
-		return &conf.FieldError{Field: "rails.device", Detail: fmt.Sprintf("%s is that of another rail too: give each its own", m.name())}
-	}
-	lock, err := p.deviceLock(ctx, dir, m.key())
-	if err != nil {
-		return err
-	}
-	t.locks, t.devices = append(t.locks, lock), append(t.devices, m.key())
-	r.master, err = findDevice(t.host, p.Sys, r.spec, s)
-	switch {
-	case err != nil:
-		return p.whoHas(dir, r.spec, s, err)
-	case r.master.key() != m.key() || foreignTag(r.master.link.Attrs(), tag) != "":
-		return dispatch.Errorf(dispatch.CodeTryAgain, "device: another call has taken %s at this moment", m.name())
-	}
-	return nil
-}
-
-// key names the device for its lock: the place on the bus, which stays, or else the name.
-func (m master) key() string {
-	if m.bus != "" {
-		return m.bus
-	}
-	return m.name()
-}
-
-func (p *plugin) deviceLock(ctx context.Context, dir *journal.Dir, key string) (*journal.Lock, error) {
-	ctx, cancel := context.WithTimeout(ctx, lockWait)
-	defer cancel()
-	lock, err := dir.Lock(ctx, journal.ID{IfName: "device " + key})
-	switch {
-	case errors.Is(err, journal.ErrLocked):
-		return nil, dispatch.Errorf(dispatch.CodeTryAgain, "device: another call works on %s: %w", key, err)
-	case err != nil:
-		return nil, dispatch.Errorf(dispatch.CodeIO, "%w", err)
-	}
-	return lock, nil
-}
-
-// reclaim takes a device on the host from the attachment that tagged it, if that is dead, and the tag if there is
-// no such attachment.
-func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, h *netlink.Handle, m master, tag string) error {
-	all, _ := dir.List() // one that cannot be read keeps what it has: its tag is nobody's, and the next lines say so
-	at := slices.IndexFunc(all, func(j journal.Journal) bool { return j.HasTag(tag) })
-	if at < 0 {
-		if err := h.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
-			return dispatch.Errorf(dispatch.CodeLink, "device: take the tag of a lost attachment from %s: %w", m.name(), err)
-		}
-		return nil
-	}
-	id := all[at].ID()
-	short, cancel := context.WithTimeout(ctx, gcLockWait)
-	defer cancel()
-	lock, err := dir.Lock(short, id)
-	if err != nil {
-		return dispatch.Errorf(dispatch.CodeTryAgain, "device: %s is being attached or detached as %s: %w", m.name(), id, err)
-	}
-	defer lock.Unlock()
-	// Only now is it sure what it is: it may have been completed, undone or made anew meanwhile.
-	j, err := dir.Read(id)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || err == nil && !j.HasTag(tag):
-		return nil
-	case err != nil:
-		return journalError(err)
-	case j.Result != nil && !j.NetNS.Gone():
-		return dispatch.Errorf(dispatch.CodeMaster, "device: %s belongs to %s of network %s: a DEL must come first", m.name(), id, j.Network)
-	}
-	return p.undo(ctx, dir, j, "")
-}
-
-// whoHas adds to the error that a device is not on the host which attachment has it.
-func (p *plugin) whoHas(dir *journal.Dir, s conf.Spec, r conf.RailSpec, err error) error {
-	if j := p.holder(dir, s, r); j != nil {
-		return fmt.Errorf("%w; %s of network %s has it", err, j.ID(), j.Network)
-	}
-	return err
-}
-
-// holder is the journal of the attachment that has the rail's device, or nil.
-func (p *plugin) holder(dir *journal.Dir, s conf.Spec, r conf.RailSpec) *journal.Journal {
-	all, _ := dir.List() // what cannot be read explains nothing
-	for i, j := range all {
-		for _, step := range j.Steps {
-			if step.Link == nil || step.Link.Host == nil {
-				continue
-			}
-			h := step.Link.Host
-			named := r.Device != "" && (h.Name == r.Device || h.Bus == r.Device || slices.Contains(h.AltNames, r.Device))
-			if named || s.DeviceID != "" && h.Bus == s.DeviceID || s.HWAddr != nil && h.MAC == s.HWAddr.String() {
-				return &all[i]
 			}
 		}
 	}
@@ -413,82 +263,4 @@ func (r *rail) builtin() []journal.Sysctl {
 			journal.Sysctl{Path: v6 + "ndisc_notify", Value: "1"})
 	}
 	return out
-}
-
-// routeBySource sends what leaves with the rail's addresses out over the rail, whatever the main table says: the
-// rail's table has its subnets and routes, and a rule for each address leads there.
-func (p *plugin) routeBySource(pod *pod, link netlink.Link, r *rail) error {
-	for _, c := range r.got.ips {
-		subnet := net.IPNet{IP: c.Address.IP.Mask(c.Address.Mask), Mask: c.Address.Mask}
-		routes := []*netlink.Route{{LinkIndex: link.Attrs().Index, Dst: &subnet, Src: c.Address.IP, Scope: netlink.SCOPE_LINK, Table: r.table}}
-		if c.Address.IP.To4() == nil {
-			routes[0].Src = nil // IPv6 selects it by the rule
-		}
-		if c.Gateway != nil {
-			routes = append(routes, &netlink.Route{LinkIndex: link.Attrs().Index, Dst: anywhere(c.Address.IP), Gw: c.Gateway, Table: r.table})
-		}
-		for _, x := range r.got.install {
-			if x.Table == nil && (x.Dst.IP.To4() == nil) == (c.Address.IP.To4() == nil) {
-				k := kernelRoute(link, x)
-				k.Table = r.table
-				routes = append(routes, k)
-			}
-		}
-		for _, k := range routes {
-			if err := pod.link.RouteAdd(k); err != nil && !errors.Is(err, unix.EEXIST) {
-				return dispatch.Errorf(dispatch.CodeRoute, "add the route to %s to table %d of %s: %w", k.Dst, r.table, r.name(), err)
-			}
-		}
-		if err := pod.link.RuleAdd(ruleFor(c, r.table)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return dispatch.Errorf(dispatch.CodeRoute, "add the rule from %s to table %d: %w", c.Address.IP, r.table, err)
-		}
-		p.Hit("add:ruled")
-	}
-	return nil
-}
-
-func anywhere(like net.IP) *net.IPNet {
-	if like.To4() != nil {
-		return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
-	}
-	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
-}
-
-func ruleFor(c *current.IPConfig, table int) *netlink.Rule {
-	rule := netlink.NewRule()
-	rule.Family, rule.Table, rule.Priority = netlink.FAMILY_V4, table, rulePriority
-	rule.Src = &net.IPNet{IP: c.Address.IP, Mask: net.CIDRMask(32, 32)}
-	if c.Address.IP.To4() == nil {
-		rule.Family, rule.Src.Mask = netlink.FAMILY_V6, net.CIDRMask(128, 128)
-	}
-	return rule
-}
-
-// rulesOf are the rules of that priority that lead to the table.
-func rulesOf(h *netlink.Handle, r *journal.Rule) ([]netlink.Rule, error) {
-	var out []netlink.Rule
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := h.RuleListFiltered(family, &netlink.Rule{Table: r.Table, Priority: r.Priority}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PRIORITY)
-		if err != nil {
-			return nil, dispatch.Errorf(dispatch.CodeRoute, "list the pod's rules: %w", err)
-		}
-		for _, one := range list {
-			one.Family = family
-			out = append(out, one)
-		}
-	}
-	return out, nil
-}
-
-func removeRules(h *netlink.Handle, r *journal.Rule) error {
-	list, err := rulesOf(h, r)
-	if err != nil {
-		return err
-	}
-	for _, one := range list {
-		if err := h.RuleDel(&one); err != nil && !errors.Is(err, unix.ENOENT) {
-			return dispatch.Errorf(dispatch.CodeRoute, "remove the rule from %s to table %d: %w", one.Src, r.Table, err)
-		}
-	}
-	return nil
 }

@@ -1,0 +1,129 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
+)
+
+// lockDevice finds the device and keeps every other call from it until it is moved. One that a dead attachment still
+// has is taken from it first.
+func (p *plugin) lockDevice(ctx context.Context, dir *journal.Dir, t *attachment, r *rail, s conf.RailSpec) error {
+	m, err := findDevice(t.host, p.Sys, r.spec, s)
+	if err != nil {
+		return p.whoHas(dir, r.spec, s, err)
+	}
+	tag := tagOf(idOf(r.args))
+	if foreign := foreignTag(m.link.Attrs(), tag); foreign != "" {
+		if err := p.reclaim(ctx, dir, t.host, m, foreign); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(t.devices, m.key()) {
+		return &conf.FieldError{Field: "rails.device", Detail: fmt.Sprintf("%s is that of another rail too: give each its own", m.name())}
+	}
+	lock, err := p.deviceLock(ctx, dir, m.key())
+	if err != nil {
+		return err
+	}
+	t.locks, t.devices = append(t.locks, lock), append(t.devices, m.key())
+	r.master, err = findDevice(t.host, p.Sys, r.spec, s)
+	switch {
+	case err != nil:
+		return p.whoHas(dir, r.spec, s, err)
+	case r.master.key() != m.key() || foreignTag(r.master.link.Attrs(), tag) != "":
+		return dispatch.Errorf(dispatch.CodeTryAgain, "device: another call has taken %s at this moment", m.name())
+	}
+	return nil
+}
+
+// key names the device for its lock: the place on the bus, which stays, or else the name.
+func (m master) key() string {
+	if m.bus != "" {
+		return m.bus
+	}
+	return m.name()
+}
+
+func (p *plugin) deviceLock(ctx context.Context, dir *journal.Dir, key string) (*journal.Lock, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	lock, err := dir.Lock(ctx, journal.ID{IfName: "device " + key})
+	switch {
+	case errors.Is(err, journal.ErrLocked):
+		return nil, dispatch.Errorf(dispatch.CodeTryAgain, "device: another call works on %s: %w", key, err)
+	case err != nil:
+		return nil, dispatch.Errorf(dispatch.CodeIO, "%w", err)
+	}
+	return lock, nil
+}
+
+// reclaim takes a device on the host from the attachment that tagged it, if that is dead, and the tag if there is
+// no such attachment.
+func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, h *netlink.Handle, m master, tag string) error {
+	all, _ := dir.List() // one that cannot be read keeps what it has: its tag is nobody's, and the next lines say so
+	at := slices.IndexFunc(all, func(j journal.Journal) bool { return j.HasTag(tag) })
+	if at < 0 {
+		if err := h.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
+			return dispatch.Errorf(dispatch.CodeLink, "device: take the tag of a lost attachment from %s: %w", m.name(), err)
+		}
+		return nil
+	}
+	id := all[at].ID()
+	short, cancel := context.WithTimeout(ctx, gcLockWait)
+	defer cancel()
+	lock, err := dir.Lock(short, id)
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeTryAgain, "device: %s is being attached or detached as %s: %w", m.name(), id, err)
+	}
+	defer lock.Unlock()
+	// Only now is it sure what it is: it may have been completed, undone or made anew meanwhile.
+	j, err := dir.Read(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && !j.HasTag(tag):
+		return nil
+	case err != nil:
+		return journalError(err)
+	case j.Result != nil && !j.NetNS.Gone():
+		return dispatch.Errorf(dispatch.CodeMaster, "device: %s belongs to %s of network %s: a DEL must come first", m.name(), id, j.Network)
+	}
+	return p.undo(ctx, dir, j, "")
+}
+
+// whoHas adds to the error that a device is not on the host which attachment has it.
+func (p *plugin) whoHas(dir *journal.Dir, s conf.Spec, r conf.RailSpec, err error) error {
+	if j := p.holder(dir, s, r); j != nil {
+		return fmt.Errorf("%w; %s of network %s has it", err, j.ID(), j.Network)
+	}
+	return err
+}
+
+// holder is the journal of the attachment that has the rail's device, or nil.
+func (p *plugin) holder(dir *journal.Dir, s conf.Spec, r conf.RailSpec) *journal.Journal {
+	all, _ := dir.List() // what cannot be read explains nothing
+	for i, j := range all {
+		for _, step := range j.Steps {
+			if step.Link == nil || step.Link.Host == nil {
+				continue
+			}
+			h := step.Link.Host
+			named := r.Device != "" && (h.Name == r.Device || h.Bus == r.Device || slices.Contains(h.AltNames, r.Device))
+			if named || s.DeviceID != "" && h.Bus == s.DeviceID || s.HWAddr != nil && h.MAC == s.HWAddr.String() {
+				return &all[i]
+			}
+		}
+	}
+	return nil
+}
