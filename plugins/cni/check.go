@@ -124,8 +124,6 @@ func (c *checking) step(ctx context.Context, s journal.Step) error {
 	case s.Link != nil:
 		c.link = s.Link
 		return c.checkLink(s.Link)
-	case s.VF != nil:
-		return c.checkVF(s.VF)
 	case s.Rule != nil:
 		return c.checkRules(s.Rule)
 	case s.RDMA != nil:
@@ -146,6 +144,11 @@ func (c *checking) checkLink(l *journal.Link) error {
 	}
 	if err := compareLink(link, l); err != nil {
 		return dispatch.Errorf(dispatch.CodeDrift, "%w", err)
+	}
+	if l.Host != nil {
+		if err := c.checkVF(l.Host.VF); err != nil {
+			return err
+		}
 	}
 	return compareAddresses(c.pod.link, link, c.ipsOf(l), l.Routes)
 }

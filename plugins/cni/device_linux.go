@@ -172,17 +172,22 @@ func foreignTag(a *netlink.LinkAttrs, tag string) string {
 	return ""
 }
 
-// takeDevice moves the device into the pod, where it has its name and settings at once.
-func (p *plugin) takeDevice(h *netlink.Handle, pod *pod, l *journal.Link, m master) error {
-	failed := func(err error) error {
-		return dispatch.Errorf(dispatch.CodeLink, "move %s into the pod as %s: %w", l.Host.Name, l.Name, err)
-	}
+// tagDevice marks the device as the attachment's, before anything else is done to it or for it.
+func (p *plugin) tagDevice(h *netlink.Handle, l *journal.Link, m master) error {
 	if !slices.Contains(m.link.Attrs().AltNames, l.Host.Tag) { // as an ADD that died left it
 		if err := h.LinkAddAltName(m.link, l.Host.Tag); err != nil {
-			return failed(fmt.Errorf("give it an alternative name, which needs Linux 5.5: %w", err))
+			return dispatch.Errorf(dispatch.CodeLink, "give %s an alternative name, which needs Linux 5.5: %w", l.Host.Name, err)
 		}
 	}
 	p.Hit("add:tagged")
+	return nil
+}
+
+// takeDevice moves the device into the pod, where it has its name and settings at once.
+func takeDevice(pod *pod, l *journal.Link, m master) error {
+	failed := func(err error) error {
+		return dispatch.Errorf(dispatch.CodeLink, "move %s into the pod as %s: %w", l.Host.Name, l.Name, err)
+	}
 	c := change{index: m.link.Attrs().Index, netns: int(pod.ns.Fd()), name: l.Name}
 	if l.MTU != l.Host.MTU {
 		c.mtu = l.MTU

@@ -51,7 +51,7 @@ func (u *undoing) giveBack(ctx context.Context, l *journal.Link) error {
 			return nil
 		case !u.onBus(l.Host.Bus): // it was unplugged, or was a virtual link and died with the pod
 			u.Log.Warn("a device is gone and cannot be given back", "name", l.Host.Name, "device", l.Host.Bus)
-			return nil
+			return u.restoreVF(l.Host.VF)
 		case u.openErr != nil:
 			return u.openErr
 		}
@@ -233,8 +233,8 @@ func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journ
 	if a.MTU != was.MTU {
 		refused("mtu", was.MTU, change{index: a.Index, mtu: was.MTU}.apply())
 	}
-	if newMAC {
-		refused("mac", was.MAC, change{index: a.Index, mac: mac}.apply())
+	if err := u.restoreMAC(a.Index, mac, newMAC, was, refused); err != nil {
+		return err
 	}
 	for _, n := range was.AltNames {
 		if !slices.Contains(a.AltNames, n) {
@@ -256,6 +256,23 @@ func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journ
 		if err := h.LinkDelAltName(link, was.Tag); err != nil {
 			return failed(err)
 		}
+	}
+	return nil
+}
+
+// restoreMAC gives the device its MAC back, and a virtual function the settings that its physical one had for it. That
+// happens while the device still has the tag, so that no other attachment takes them for what they were. Drivers differ in
+// when they let a virtual function set its own MAC: before, since it may be trusted, or after, since it was told none.
+func (u *undoing) restoreMAC(index int, mac net.HardwareAddr, differs bool, was *journal.Host, refused func(string, any, error)) error {
+	var first error
+	if differs {
+		first = change{index: index, mac: mac}.apply()
+	}
+	if err := u.restoreVF(was.VF); err != nil {
+		return err
+	}
+	if first != nil {
+		refused("mac", was.MAC, change{index: index, mac: mac}.apply())
 	}
 	return nil
 }

@@ -27,7 +27,6 @@ type rail struct {
 	// master is the host's link that the interface stands on or is. A chained rail has none.
 	master master
 	link   *journal.Link
-	vf     *journal.VF
 	rdma   rdmaPlan
 	source *journal.Step
 	got    addresses
@@ -58,7 +57,7 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 			return nil, err
 		}
 		if r.link, err = planDevice(t.host, r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindSRIOV {
-			r.vf, err = planVF(p.Sys, r.spec, r.master)
+			r.link.Host.VF, err = planVF(p.Sys, r.spec, r.master)
 		}
 	default:
 		if r.master, err = findMaster(t.host, p.Sys, r.spec, s); err != nil {
@@ -125,9 +124,6 @@ func (r *rail) steps() []journal.Step {
 		out = append(out, *r.source)
 	}
 	out = append(out, journal.Step{Link: r.link})
-	if r.vf != nil {
-		out = append(out, journal.Step{VF: r.vf}) // undone first: some drivers hold a virtual function to the MAC that was set for it
-	}
 	if r.rdma.move != nil {
 		out = append(out, journal.Step{RDMA: r.rdma.move}) // undone before the link is, on every link layer
 	}
@@ -140,8 +136,11 @@ func (r *rail) steps() []journal.Step {
 // makeLink makes the rail's interface, or moves it into the pod, and with it its RDMA device: on Ethernet after the
 // interface, on InfiniBand before it, where the kernel makes the interface anew in the pod.
 func (p *plugin) makeLink(ctx context.Context, t *attachment, r *rail) error {
-	if r.vf != nil {
-		if err := p.setVF(r.vf); err != nil {
+	if r.link.Host != nil {
+		if err := p.tagDevice(t.host, r.link, r.master); err != nil {
+			return err
+		}
+		if err := p.setVF(r.link.Host.VF); err != nil {
 			return err
 		}
 		p.Hit("add:vf")
@@ -161,7 +160,7 @@ func (p *plugin) makeLink(ctx context.Context, t *attachment, r *rail) error {
 	case r.rdma.move != nil && r.rdma.infiniband:
 		err = adopt(ctx, t.pod, r.link)
 	default:
-		err = p.takeDevice(t.host, t.pod, r.link, r.master)
+		err = takeDevice(t.pod, r.link, r.master)
 	}
 	if err != nil || r.rdma.move == nil || r.rdma.infiniband {
 		return err

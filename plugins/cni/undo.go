@@ -151,8 +151,6 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 		return u.delegate(ctx, *s.Delegate)
 	case s.File != nil:
 		return removeFile(s.File)
-	case s.VF != nil:
-		return u.restoreVF(s.VF)
 	case s.Link != nil && s.Link.Host != nil:
 		return u.giveBackLocked(ctx, s.Link)
 	case u.pod == nil: // the rest lives in the pod, and died with it

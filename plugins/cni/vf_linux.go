@@ -129,8 +129,11 @@ func vfInfo(h *netlink.Handle, sys fs.FS, pf string, number int) (netlink.Link, 
 	return nil, netlink.VfInfo{}, dispatch.Errorf(dispatch.CodeMaster, "device: %s has no virtual function %d any more", link.Attrs().Name, number)
 }
 
-// setVF has the physical function do what is planned.
+// setVF has the physical function do what is planned, if anything is.
 func (p *plugin) setVF(vf *journal.VF) error {
+	if vf == nil {
+		return nil
+	}
 	h, err := openVFs()
 	if err != nil {
 		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
@@ -185,6 +188,9 @@ func applyVF(h *netlink.Handle, pf netlink.Link, n int, s journal.VFState) error
 
 // checkVF compares what the physical function knows with what was set.
 func (c *checking) checkVF(vf *journal.VF) error {
+	if vf == nil {
+		return nil
+	}
 	h, err := openVFs()
 	if err != nil {
 		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
@@ -203,6 +209,9 @@ func (c *checking) checkVF(vf *journal.VF) error {
 // restoreVF has the physical function set again what it was. One that is gone, or has lost its virtual functions, has
 // nothing to restore.
 func (u *undoing) restoreVF(vf *journal.VF) error {
+	if vf == nil {
+		return nil
+	}
 	h, err := openVFs()
 	if err != nil {
 		return dispatch.Errorf(dispatch.CodeLink, "%w", err)

@@ -74,7 +74,6 @@ func (j Journal) Has(ifName string) bool {
 type Step struct {
 	Lease    *Lease    `json:"lease,omitempty"`
 	Delegate *Delegate `json:"delegate,omitempty"`
-	VF       *VF       `json:"vf,omitempty"`
 	Link     *Link     `json:"link,omitempty"`
 	RDMA     *RDMA     `json:"rdma,omitempty"`
 	Sysctl   *Sysctl   `json:"sysctl,omitempty"`
@@ -84,7 +83,7 @@ type Step struct {
 
 // Known says that this version can undo the step.
 func (s Step) Known() bool {
-	return s.Lease != nil || s.Delegate != nil || s.VF != nil || s.Link != nil || s.RDMA != nil || s.Sysctl != nil || s.Rule != nil || s.File != nil
+	return s.Lease != nil || s.Delegate != nil || s.Link != nil || s.RDMA != nil || s.Sysctl != nil || s.Rule != nil || s.File != nil
 }
 
 // Rename gives the source of addresses the name of an interface that is not the attachment's first.
@@ -152,6 +151,8 @@ type Host struct {
 	MTU       int      `json:"mtu"`
 	Up        bool     `json:"up"`
 	Addresses []string `json:"addresses,omitempty"` // with their prefix lengths
+	// VF is what the physical function set for it; nil: nothing.
+	VF *VF `json:"vf,omitempty"`
 }
 
 // VF is what a physical function knows of a virtual one.

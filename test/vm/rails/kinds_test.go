@@ -258,7 +258,7 @@ func TestPluginSRIOVKilled(t *testing.T) {
 		a.mustRun("DEL")
 		n.host.same(t, before, "ADD died at "+point)
 	}
-	for _, point := range []string{"undo:1", "undo:pulled", "undo:restored", "undo:0", "undo:done"} {
+	for _, point := range []string{"undo:0", "undo:pulled", "undo:restored", "undo:done"} {
 		a := attach(t, n.host, newSpace(t), "net1", map[string]any{
 			"kind": "sriov", "deviceID": v.pci, "vlan": 100, "trust": "on", "mac": "02:00:00:00:00:44", "mtu": 1400,
 		})

@@ -6,6 +6,7 @@
 package rails
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 const class = "/sys/class/infiniband"
@@ -25,9 +27,13 @@ const class = "/sys/class/infiniband"
 // link, or with the test.
 func (s *space) rxe(name, link string) {
 	s.t.Helper()
-	if err := s.link.RdmaLinkAdd(name, "rxe", link); err != nil {
-		s.t.Fatalf("make rxe %s on %s: %v", name, link, err)
-	}
+	eventually(s.t, func() error {
+		err := s.link.RdmaLinkAdd(name, "rxe", link)
+		if err != nil && !errors.Is(err, unix.ENFILE) { // that one says that the name is not free yet: the last one is on its way out
+			s.t.Fatalf("make rxe %s on %s: %v", name, link, err)
+		}
+		return err
+	})
 	host := machine(s.t)
 	s.t.Cleanup(func() {
 		if host.hasRDMA(name) {
