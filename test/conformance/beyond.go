@@ -1,0 +1,95 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import "slices"
+
+func check() Section {
+	e := func(names ...string) []string { return rows("TestConformance_E", names...) }
+	return Section{"E", "CHECK fails on what has changed", []Case{
+		{"E01", "nothing has, or only something was added: success", e("untouched", "more_is_fine")},
+		{"E02", "the interface is removed, renamed, replaced or down", e("link_removed", "link_renamed", "link_replaced", "down")},
+		{"E03", "its MTU", e("mtu")},
+		{"E04", "its MAC", e("mac")},
+		{"E05", "its mode", e("mode")},
+		{"E06", "an address", e("address", "address_v6")},
+		{"E07", "a route", e("route")},
+		{"E08", "a routing rule, or any part of one of several rails", rows("TestRails", "drift")},
+		{"E09", "a setting", e("sysctl", "sysctl_all")},
+		{"E10", "the RDMA device left the pod", vm("TestPluginRDMAExclusive")},
+		{"E11", "another master is below it", e("other_master")},
+		{"E12", "the lease is gone, or holds other addresses", e("lease_gone", "lease_other")},
+		{"E13", "the namespace is another", e("namespace")},
+		{"E14", "its ADD died midway", e("died_midway")},
+		{"E15", "what a plugin after ours has changed, and says so, is no drift", in("test/netns", "TestConformance_E_Chained")},
+		{"E16", "a device of the host that the pod changed", rows("TestHostDevice", "drift")},
+	}}
+}
+
+func statusAndGC() Section {
+	status := func(names ...string) []string { return rows("TestConformance_F_STATUS", names...) }
+	return Section{"F", "STATUS and GC", []Case{
+		{"F01", "ready, also while the agent is away", status("ready", "ready_agent_down", "layer_2_only")},
+		{"F02", "the master is absent: code 50", status("master_absent", "no_default_route")},
+		{"F03", "the node's RDMA mode is not the network's: code 50", vm("TestPluginRDMAExclusiveMacvlan", "TestPluginRDMANone")},
+		{"F04", "no address is left: code 51", status("pool_full")},
+		{"F05", "the pool is unknown, the store is lost, the MTU is too large: code 50", status("pool_unknown", "store_lost", "mtu_above_master")},
+		{"F06", "another IPAM plugin's answer is passed on, its absence is code 50", status("other_ipam", "other_ipam_error", "other_ipam_absent")},
+		{"F07", "a wrong config: code 7", status("config_wrong")},
+		{"F08", "STATUS and GC before version 1.1.0: code 1", rows("TestConformance_A", "status_before_1.1.0", "gc_before_1.1.0")},
+		{"F09", "GC keeps what is listed, undoes the rest, leaves other networks alone, and may be repeated", in("test/netns", "TestConformance_F_GC")},
+		{"F10", "GC without a list undoes nothing: code 7", rows("TestConformance_A", "gc_without_list", "gc_with_text")},
+	}}
+}
+
+func rdma() Section {
+	return Section{"G", "RDMA", []Case{
+		{"G01", "the node's RDMA mode is shared", vm("TestPluginRDMAShared", "TestPluginMacvlanGID")},
+		{"G02", "the node's RDMA mode is exclusive: the device moves into the pod and back", vm("TestPluginRDMAExclusive")},
+		{"G03", "the order of moves that Ethernet and InfiniBand need", nil},
+		{"G04", "no RDMA device, or one among others (two of one function: golden trees in rdma only)", vm("TestPluginRDMANone", "TestPluginRDMAExclusive")},
+		{"G05", "the device is busy: a queue pair is open", nil},
+		{"G06", "an RDMA device without a network interface", nil},
+		{"G07", "subfunctions and other devices of the auxiliary bus", nil},
+		{"G08", "a reboot under a pod", nil},
+		{"G09", "the driver is loaded anew under a pod", nil},
+		{"G10", "the RDMA device has another name at DEL than it had at ADD", vm("TestPluginRDMAExclusive")},
+	}}
+}
+
+func concurrency() Section {
+	return Section{"H", "Many at once", []Case{
+		{"H01", "64 ADD and DEL at once on one master", rows("TestConformance_H", "64_on_one_master_direct", "64_on_one_master_socket")},
+		{"H02", "64 at once on as many virtual functions", nil},
+		{"H03", "one attachment many times at once: one wins", rows("TestConformance_H", "one_attachment_one_winner")},
+		{"H04", "two pods want one device: one wins", rows("TestHostDevice", "one_of_two_wins")},
+		{"H05", "ADD and DEL of one attachment at once", rows("TestConformance_H", "add_and_del_of_one_attachment")},
+		{"H06", "many processes on one node never get one address twice", in("ipam/store", "TestProcesses", "TestKilled")},
+		{"H07", "nodes of one cluster never get one address twice, over failing and lying connections, deaths and outages",
+			slices.Concat(in("ipam/claim", "TestRaceUntilFull", "TestClaimAgainstRelease", "TestLostAnswers"),
+				in("ipam/agent", "TestNodesOnABadLine", "TestDeathAtEveryWrite", "TestOutage", "TestKilledAtAnyPoint"))},
+	}}
+}
+
+func multus() Section {
+	return Section{"I", "Behind Multus", []Case{
+		{"I01", "a pod asks by a string", nil},
+		{"I02", "a pod asks by JSON, with addresses and a MAC of its choice", nil},
+		{"I03", "devices of a resource come in the order of their IDs", nil},
+		{"I04", "the pod's network-status has every interface with MTU and device information", nil},
+		{"I05", "DEL with what Multus has cached", nil},
+		{"I06", "tuning and sbr behind railyard", nil},
+		{"I07", "the daemon set is upgraded while pods come and go", nil},
+		{"I08", "the token expires", nil},
+		{"I09", "the node boots anew: leases of its pods end", in("ipam/agent", "TestReboot")},
+		{"I10", "the agent is down during DEL", rows("TestConformance_D", "agent_down")},
+	}}
+}
+
+func peers() Section {
+	return Section{"J", "Suites of the peers, with what test/peers/expected.txt says of them", []Case{
+		{"J01", "the suite of the reference macvlan plugin", in("test/peers", "TestMacvlan")},
+		{"J02", "the suite of the reference host-device plugin", in("test/peers", "TestHostDevice")},
+	}}
+}
