@@ -34,7 +34,7 @@ import (
 // The heap is small, a few MiB with 10,000 leases, and what looks at all leases makes short peaks of garbage:
 // gcPercent and memoryLimit trade a little CPU for flat ones. GOGC and GOMEMLIMIT win over them.
 const (
-	gcPercent   = 20
+	gcPercent   = 10
 	memoryLimit = 28 << 20
 )
 
