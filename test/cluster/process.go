@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/test/thread"
 )
 
 // Process is a program that runs until it is stopped, and that the kernel kills when we die.
@@ -68,7 +70,7 @@ func startIn(in *space, cmd *exec.Cmd, log string) (*Process, error) {
 			live()
 		}()
 	} else {
-		go throwAway(func() {
+		go thread.ThrowAway(func() {
 			if err := in.enter(); err != nil {
 				started <- err
 				return

@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/test/thread"
 )
 
 // space is a set of namespaces that only our file descriptors keep alive: they end with this process, however it ends.
@@ -21,7 +22,7 @@ type space struct {
 // In a new mount namespace nothing that is mounted spreads to the host.
 func newSpace(flags int, setup func() error) (*space, error) {
 	s := &space{}
-	err := onThread(func() error {
+	err := thread.Do(func() error {
 		if err := unix.Unshare(flags | unix.CLONE_FS); err != nil {
 			return fmt.Errorf("make namespaces (this needs root): %w", err)
 		}
@@ -87,7 +88,7 @@ func (s *space) enter() error {
 
 // do runs f on a thread inside of the namespaces. What f starts in other goroutines is outside.
 func (s *space) do(f func() error) error {
-	return onThread(func() error {
+	return thread.Do(func() error {
 		if err := s.enter(); err != nil {
 			return err
 		}
@@ -97,33 +98,3 @@ func (s *space) do(f func() error) error {
 
 // nsPath names an open namespace so that another process can open it, as long as we live.
 func nsPath(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
-
-// onThread runs f on an OS thread that ends afterwards, so f may change what belongs to the thread.
-func onThread(f func() error) error {
-	errc := make(chan error, 1)
-	go throwAway(func() {
-		err := errors.New("the function did not return (t.Fatal in it?)")
-		defer func() { errc <- err }()
-		err = f()
-	})
-	return <-errc
-}
-
-// throwAway runs f, and with it the calling goroutine's last words, on a thread that is not used again. It must be the goroutine's
-// only call.
-//
-// The process's first thread can't be used for that: it never ends, and /proc shows its namespaces as those of the process.
-func throwAway(f func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		f() // no unlock: the thread ends with the goroutine
-		return
-	}
-	defer runtime.UnlockOSThread()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		throwAway(f) // on another thread, as this one is taken
-	}()
-	<-done
-}

@@ -12,9 +12,12 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/test/thread"
 )
 
-// The main thread never ends, so nothing that enters a namespace may run on it: others would see that as the process's.
+// What runs in this process enters namespaces too, the reconciler for one: not on the main thread, which others see as the
+// process.
 func init() { runtime.LockOSThread() }
 
 // space is a network namespace that lives until the test ends, or until kill.
@@ -28,21 +31,12 @@ type space struct {
 func newSpace(t testing.TB) *space {
 	t.Helper()
 	s := &space{t: t}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			s.ns, err = os.Open("/proc/thread-self/ns/net")
-		}
-		if err == nil {
-			s.link, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("make a network namespace (are you root?): %v", err)
-	}
+	var err error
+	s.ns, err = thread.NewNetNS(func() (err error) {
+		s.link, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
+	must(t, err)
 	s.path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.ns.Fd())
 	t.Cleanup(s.kill)
 	return s
@@ -58,18 +52,7 @@ func (s *space) kill() {
 }
 
 // do calls f on a thread inside of the namespace.
-func (s *space) do(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
+func (s *space) do(f func() error) error { return thread.In(s.ns, f) }
 
 func (s *space) sysctl(path string) string {
 	s.t.Helper()

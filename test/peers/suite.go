@@ -19,6 +19,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/test/thread"
 )
 
 // module has the suites.
@@ -177,26 +179,14 @@ func goTool(ctx context.Context, dir string, args ...string) (string, error) {
 
 // hasDummy tries it out in a namespace that ends with it.
 func hasDummy() (bool, error) {
-	type answer struct {
-		has bool
-		err error
+	a := netlink.NewLinkAttrs()
+	a.Name = "try0"
+	ns, err := thread.NewNetNS(func() error { return netlink.LinkAdd(&netlink.Dummy{LinkAttrs: a}) })
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return false, nil
+	case err != nil:
+		return false, err
 	}
-	c := make(chan answer)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			c <- answer{err: fmt.Errorf("make a network namespace (are you root?): %w", err)}
-			return
-		}
-		a := netlink.NewLinkAttrs()
-		a.Name = "try0"
-		err := netlink.LinkAdd(&netlink.Dummy{LinkAttrs: a})
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			c <- answer{}
-			return
-		}
-		c <- answer{has: err == nil, err: err}
-	}()
-	a := <-c
-	return a.has, a.err
+	return true, ns.Close()
 }

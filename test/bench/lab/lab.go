@@ -22,6 +22,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/test/thread"
 )
 
 // Master is the name of the link that attachments are made on: a veth whose other end is a port of a bridge.
@@ -162,7 +164,7 @@ func setUp(name string) error {
 
 // newNetNS makes a network namespace, binds it to path and runs setup inside.
 func newNetNS(path string, setup func() error) error {
-	return onThread(func() error {
+	return thread.Do(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
@@ -178,7 +180,7 @@ func newNetNS(path string, setup func() error) error {
 
 // Inside runs f on a thread in the network namespace at path.
 func Inside(path string, f func() error) error {
-	return onThread(func() error {
+	return thread.Do(func() error {
 		ns, err := netns.GetFromPath(path)
 		if err != nil {
 			return err
@@ -189,15 +191,6 @@ func Inside(path string, f func() error) error {
 		}
 		return f()
 	})
-}
-
-func onThread(f func() error) error {
-	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // no unlock: the thread ends with the goroutine
-		errc <- f()
-	}()
-	return <-errc
 }
 
 // SetDAD says whether links that are made in the pods from now on check their IPv6 addresses for duplicates, as the

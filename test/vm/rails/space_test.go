@@ -8,15 +8,13 @@ package rails
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// The main thread never ends, so nothing that enters a namespace may run on it: others would see that as the process's.
-func init() { runtime.LockOSThread() }
+	"github.com/railyard-net/railyard/test/thread"
+)
 
 // space is a network namespace: the machine's own, or a fresh one that lives until the test ends, or until kill.
 type space struct {
@@ -30,7 +28,10 @@ type space struct {
 func newSpace(t testing.TB) *space {
 	t.Helper()
 	s := &space{t: t}
-	s.open(func() error { return unix.Unshare(unix.CLONE_NEWNET) })
+	var err error
+	s.ns, err = thread.NewNetNS(s.open)
+	must(t, err)
+	t.Cleanup(s.kill)
 	s.path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.ns.Fd())
 	must(t, s.link.LinkSetUp(s.get("lo")))
 	return s
@@ -39,53 +40,34 @@ func newSpace(t testing.TB) *space {
 // machine is the namespace in which the machine's devices are.
 func machine(t testing.TB) *space {
 	t.Helper()
-	s := &space{t: t}
-	s.open(func() error { return nil })
-	s.path = "/proc/1/ns/net"
+	s := &space{t: t, path: "/proc/1/ns/net"}
+	var err error
+	s.ns, err = os.Open(s.path)
+	must(t, err)
+	t.Cleanup(s.kill)
+	must(t, s.do(s.open))
 	return s
 }
 
-// open sets the namespace to what enter makes of a new thread.
-func (s *space) open(enter func() error) {
-	s.t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := enter()
-		if err == nil {
-			s.ns, err = os.Open("/proc/thread-self/ns/net")
-		}
-		if err == nil {
-			s.link, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_RDMA)
-		}
-		done <- err
-	}()
-	must(s.t, <-done)
-	s.t.Cleanup(s.kill)
+// open opens the handle in the namespace of the calling thread.
+func (s *space) open() (err error) {
+	s.link, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_RDMA)
+	return err
 }
 
 // kill lets go of the namespace. A fresh one ends by it, some time later.
 func (s *space) kill() {
 	if s.ns != nil {
-		s.link.Close()
+		if s.link != nil {
+			_ = s.link.Close()
+		}
 		_ = s.ns.Close()
 		s.ns = nil
 	}
 }
 
 // do calls f on a thread inside of the namespace; programs that f starts are in it too.
-func (s *space) do(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
+func (s *space) do(f func() error) error { return thread.In(s.ns, f) }
 
 func (s *space) get(name string) netlink.Link {
 	s.t.Helper()
