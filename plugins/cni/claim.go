@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"slices"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/netdef/conf"
@@ -27,7 +26,7 @@ func (p *plugin) lockDevice(ctx context.Context, dir *journal.Dir, t *attachment
 	}
 	tag := tagOf(idOf(r.args))
 	if foreign := foreignTag(m.link.Attrs(), tag); foreign != "" {
-		if err := p.reclaim(ctx, dir, t.host, m, foreign); err != nil {
+		if err := p.reclaim(ctx, dir, t, m, foreign); err != nil {
 			return err
 		}
 	}
@@ -71,12 +70,12 @@ func (p *plugin) deviceLock(ctx context.Context, dir *journal.Dir, key string) (
 }
 
 // reclaim takes a device on the host from the attachment that tagged it, if that is dead, and the tag if there is
-// no such attachment.
-func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, h *netlink.Handle, m master, tag string) error {
+// no such attachment. The dead one may have been about to move more than this: the rails before have the locks of some.
+func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, t *attachment, m master, tag string) error {
 	all, _ := dir.List() // one that cannot be read keeps what it has: its tag is nobody's, and the next lines say so
 	at := slices.IndexFunc(all, func(j journal.Journal) bool { return j.HasTag(tag) })
 	if at < 0 {
-		if err := h.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := t.host.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
 			return dispatch.Errorf(dispatch.CodeLink, "device: take the tag of a lost attachment from %s: %w", m.name(), err)
 		}
 		return nil
@@ -99,7 +98,7 @@ func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, h *netlink.Handl
 	case j.Result != nil && !j.NetNS.Gone():
 		return dispatch.Errorf(dispatch.CodeMaster, "device: %s belongs to %s of network %s: a DEL must come first", m.name(), id, j.Network)
 	}
-	return p.undo(ctx, dir, j, "")
+	return p.undo(ctx, dir, j, "", t.devices...)
 }
 
 // whoHas adds to the error that a device is not on the host which attachment has it.

@@ -21,10 +21,10 @@ import (
 
 // undo undoes a journal's steps, the last one first, and removes it. A step that fails does not keep the others from
 // being undone; it keeps the journal, for the next call to try again. The lock must be held. The cniPath is
-// where other plugins are now; the folder of the ADD is tried after it.
-func (p *plugin) undo(ctx context.Context, dir *journal.Dir, j journal.Journal, cniPath string) error {
+// where other plugins are now; the folder of the ADD is tried after it. The caller has the locks of the devices held.
+func (p *plugin) undo(ctx context.Context, dir *journal.Dir, j journal.Journal, cniPath string, held ...string) error {
 	ctx = context.WithoutCancel(ctx) // what is begun is ended
-	u := undoing{plugin: p, dir: dir, journal: j, path: cniPath}
+	u := undoing{plugin: p, dir: dir, journal: j, path: cniPath, held: held}
 	defer u.close()
 	u.openPod()
 	var errs []error
@@ -65,6 +65,7 @@ type undoing struct {
 	dir     *journal.Dir
 	journal journal.Journal
 	path    string
+	held    []string        // keys of devices whose locks the caller has
 	host    *netlink.Handle // opened when needed
 	// pod is nil where the namespace is gone; then openErr is nil too. It says why a living one cannot be used.
 	pod     *pod
@@ -106,7 +107,11 @@ func (u *undoing) hostHandle() (*netlink.Handle, error) {
 
 // giveBackLocked keeps an ADD from the device until it is what it was.
 func (u *undoing) giveBackLocked(ctx context.Context, l *journal.Link) error {
-	lock, err := u.deviceLock(ctx, u.dir, cmp.Or(l.Host.Bus, l.Host.Name))
+	key := cmp.Or(l.Host.Bus, l.Host.Name)
+	if slices.Contains(u.held, key) {
+		return u.giveBack(ctx, l)
+	}
+	lock, err := u.deviceLock(ctx, u.dir, key)
 	if err != nil {
 		return err
 	}

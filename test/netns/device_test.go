@@ -337,6 +337,26 @@ func testDeviceReclaimed(t *testing.T, l *lab, pod *space, c call) {
 	l.roundTripFrom(before, pod, c)
 }
 
+// TestHostDevice_ReclaimedWhileHeld: a dead attachment was about to move two devices. The next one that wants them has the
+// lock of the first when it undoes that.
+func TestHostDevice_ReclaimedWhileHeld(t *testing.T) {
+	l, pod := newLab(t), newSpace(t)
+	l.addDevice()
+	l.addMaster("dev1", "devport1", 4000)
+	delete(l.conf, "device")
+	before := l.traces(pod)
+	rails := func(devices ...string) map[string]any {
+		var list []any
+		for _, d := range devices {
+			list = append(list, map[string]any{"device": d})
+		}
+		return map[string]any{"rails": list}
+	}
+	dead := call{verb: "ADD", id: "dead", ifName: "net1", netns: pod.path}
+	l.mustDie(dead.with(rails("dev0", "dev1")), "add:tagged")
+	l.roundTripFrom(before, pod, call{id: "c1", ifName: "net1", netns: pod.path}.with(rails("dev1", "dev0")))
+}
+
 func (l *lab) roundTripFrom(before snapshot, pod *space, c call) {
 	l.t.Helper()
 	l.add(c)
