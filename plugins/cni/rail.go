@@ -208,6 +208,9 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 			return err
 		}
 	}
+	if r.link.Kind == conf.KindChained {
+		p.announce(t.pod, link, ips)
+	}
 	r.link.GIDs, err = p.awaitGIDs(ctx, r)
 	return err
 }

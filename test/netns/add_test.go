@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -100,16 +101,21 @@ func testResult(t *testing.T, l *lab, pod *space, c call) {
 
 // testAnnounced wants, on another host's port, a gratuitous ARP and an unsolicited advertisement of each address.
 func testAnnounced(t *testing.T, l *lab, pod *space, c call) {
-	frames := l.capture()
-	l.add(c)
-	m := pod.get("net1").Attrs().HardwareAddr
-	v4, v6 := net.ParseIP("10.20.1.0").To4(), net.ParseIP("fd00:20::1:0")
+	frames := l.capture("port0")
+	r := l.add(c)
+	wantAnnounced(t, frames(), pod.get("net1").Attrs().HardwareAddr, r.IPs)
+}
+
+// wantAnnounced looks for a gratuitous ARP and an unsolicited neighbour advertisement of a lease.
+func wantAnnounced(t *testing.T, frames [][]byte, m net.HardwareAddr, lease []*current.IPConfig) {
+	t.Helper()
+	v4, v6 := lease[0].Address.IP.To4(), lease[1].Address.IP
 	var arp, na bool
-	for _, f := range frames() {
+	for _, f := range frames {
 		// ARP, RFC 826: sender MAC at 22, sender address at 28, target address at 38. Gratuitous: both are one.
 		arp = arp || len(f) >= 42 && f[12] == 8 && f[13] == 6 && bytes.Equal(f[22:28], m) && bytes.Equal(f[28:32], v4) && bytes.Equal(f[38:42], v4)
-		// Neighbour advertisement, RFC 4861 4.4: type 136 at 54, override flag at 58, target at 62, its MAC at 80.
-		na = na || len(f) >= 86 && f[12] == 0x86 && f[13] == 0xdd && f[54] == 136 && f[58]&0x20 != 0 &&
+		// Neighbour advertisement, RFC 4861 4.4: hop limit 255 at 21, type 136 at 54, override flag at 58, target at 62, its MAC at 80.
+		na = na || len(f) >= 86 && f[12] == 0x86 && f[13] == 0xdd && f[21] == 255 && f[54] == 136 && f[58]&0x20 != 0 &&
 			bytes.Equal(f[62:78], v6) && bytes.Equal(f[80:86], m)
 	}
 	if !arp || !na {

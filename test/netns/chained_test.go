@@ -41,7 +41,9 @@ func TestChained(t *testing.T) {
 			t.Errorf("addresses %v", pod.addresses())
 		}
 	})
+	frames := l.capture("peer1")
 	r := l.add(c)
+	wantAnnounced(t, frames(), pod.get("net1").Attrs().HardwareAddr, r.IPs[1:])
 	if len(r.Interfaces) != 2 || len(r.IPs) != 3 || *r.IPs[1].Interface != 1 {
 		t.Errorf("%+v", r)
 	}

@@ -81,15 +81,15 @@ func (s *space) has(name string) bool {
 	return err == nil
 }
 
-// capture gives what port0 receives: call the returned function to stop and get the frames.
-func (l *lab) capture() (frames func() [][]byte) {
+// capture gives what a port of the fabric receives: call the returned function to stop and get the frames.
+func (l *lab) capture(name string) (frames func() [][]byte) {
 	l.t.Helper()
 	var fd int
 	must(l.t, l.fabric.do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
 		return err
 	}))
-	port := l.fabric.get("port0").Attrs().Index
+	port := l.fabric.get(name).Attrs().Index
 	must(l.t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: port}))
 	return func() [][]byte {
 		defer unix.Close(fd)
