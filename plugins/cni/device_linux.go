@@ -192,7 +192,7 @@ func takeDevice(pod *pod, l *journal.Link, m master) error {
 	if l.MTU != l.Host.MTU {
 		c.mtu = l.MTU
 	}
-	if l.MAC != l.Host.MAC {
+	if l.MAC != l.Host.MAC && l.Host.VF == nil { // or it has it already
 		mac, err := net.ParseMAC(l.MAC)
 		if err != nil {
 			return failed(err)

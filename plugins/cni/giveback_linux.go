@@ -272,7 +272,7 @@ func (u *undoing) restoreMAC(index int, mac net.HardwareAddr, differs bool, was 
 		return err
 	}
 	if first != nil {
-		refused("mac", was.MAC, change{index: index, mac: mac}.apply())
+		refused("mac", was.MAC, u.setOwnMAC(was.VF, index, mac))
 	}
 	return nil
 }

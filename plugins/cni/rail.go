@@ -140,7 +140,7 @@ func (p *plugin) makeLink(ctx context.Context, t *attachment, r *rail) error {
 		if err := p.tagDevice(t.host, r.link, r.master); err != nil {
 			return err
 		}
-		if err := p.setVF(r.link.Host.VF); err != nil {
+		if err := p.setUpVF(r.link, r.master); err != nil {
 			return err
 		}
 		p.Hit("add:vf")

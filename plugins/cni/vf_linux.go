@@ -48,6 +48,7 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 	if s.MAC != nil && s.MAC.String() != is.Mac.String() {
 		vf.Set.MAC, vf.Old.MAC = s.MAC.String(), is.Mac.String()
 	}
+	trusted := is.Trust == 1
 	if set.VLAN != nil {
 		want := journal.VLAN{ID: *set.VLAN, Proto: unix.ETH_P_8021Q}
 		if set.QoS != nil {
@@ -74,12 +75,15 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 		}
 	}
 	vf.Set.SpoofChk, vf.Old.SpoofChk = changed(set.SpoofChk, is.Spoofchk)
-	vf.Set.Trust, vf.Old.Trust = changed(set.Trust, is.Trust == 1)
+	vf.Set.Trust, vf.Old.Trust = changed(set.Trust, trusted)
+	if s.MAC != nil {
+		vf.Old.Trust = &trusted // see setOwnMAC
+	}
 	if set.LinkState != "" {
 		want := map[string]uint32{"auto": nl.IFLA_VF_LINK_STATE_AUTO, "enable": nl.IFLA_VF_LINK_STATE_ENABLE, "disable": nl.IFLA_VF_LINK_STATE_DISABLE}[set.LinkState]
 		vf.Set.LinkState, vf.Old.LinkState = changed(&want, is.LinkState)
 	}
-	if vf.Set == (journal.VFState{}) {
+	if vf.Set == (journal.VFState{}) && s.MAC == nil {
 		return nil, nil //nolint:nilnil // nothing is an answer
 	}
 	return vf, nil

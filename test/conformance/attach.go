@@ -65,7 +65,7 @@ func add() Section {
 		{"B32", "a device of the host, found by name, alternative name, MAC or PCI address, moves into the pod and back as it was", rows("TestHostDevice", "moved_and_back", "by_altname", "by_hwaddr", "by_pci")},
 		{"B33", "several rails in one call and one result", rows("TestRails", "one_result", "named", "other_ipam")},
 		{"B34", "ipvlan in each of its modes, and a rail on a VLAN", vm("TestPluginIPvlan", "TestPluginMacvlanOnVLAN")},
-		{"B35", "a virtual function with VLAN, priority, rate, trust, spoof check and MAC, as it was again after DEL", vm("TestPluginSRIOV")},
+		{"B35", "a virtual function with VLAN, priority, rate, trust, spoof check and MAC, as it was again after DEL", vm("TestPluginSRIOV", "TestPluginSRIOVMAC")},
 		{"B36", "two rails on one subnet or on two: what leaves from an address and what comes back to it keep to its rail", in("test/netns", "TestRails_Paths")},
 	}}
 }
@@ -99,7 +99,7 @@ func del() Section {
 		{"D04", "the path of CNI_NETNS is missing, its namespace is dead or another one", d("netns_missing", "netns_dead", "netns_another")},
 		{"D05", "the path is a regular file or a pipe, and no file is ever made there", d("netns_is_file", "netns_is_pipe")},
 		{"D06", "the device is back on the host already", vm("TestPluginHostDevice")},
-		{"D07", "the device is gone from the bus", nil},
+		{"D07", "the device is gone from the bus", vm("TestPluginUnplugged")},
 		{"D08", "the config has no deviceID any more, nor its kind", rows("TestHostDevice", "conf_lost_its_kind")},
 		{"D09", "the agent is away or hangs: the local part is undone, the lease is left to the agent", d("agent_down", "agent_hangs")},
 		{"D10", "the lease ends by the agent's socket", d("by_the_socket")},

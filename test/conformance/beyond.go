@@ -45,15 +45,15 @@ func statusAndGC() Section {
 
 func rdma() Section {
 	return Section{"G", "RDMA", []Case{
-		{"G01", "the node's RDMA mode is shared", vm("TestPluginRDMAShared", "TestPluginMacvlanGID")},
+		{"G01", "the node's RDMA mode is shared", vm("TestPluginRDMAShared", "TestPluginRDMAChained", "TestPluginMacvlanGID")},
 		{"G02", "the node's RDMA mode is exclusive: the device moves into the pod and back", vm("TestPluginRDMAExclusive")},
 		{"G03", "the order of moves that Ethernet and InfiniBand need", nil},
 		{"G04", "no RDMA device, or one among others (two of one function: golden trees in rdma only)", vm("TestPluginRDMANone", "TestPluginRDMAExclusive")},
 		{"G05", "the device is busy: a queue pair is open", nil},
 		{"G06", "an RDMA device without a network interface", nil},
 		{"G07", "subfunctions and other devices of the auxiliary bus", nil},
-		{"G08", "a reboot under a pod", nil},
-		{"G09", "the driver is loaded anew under a pod", nil},
+		{"G08", "a reboot under a pod (the driver is bound anew, journals and namespaces are gone)", vm("TestPluginRebooted")},
+		{"G09", "the driver is bound anew under a pod", vm("TestPluginDriverReloaded")},
 		{"G10", "the RDMA device has another name at DEL than it had at ADD", vm("TestPluginRDMAExclusive")},
 	}}
 }
@@ -61,7 +61,7 @@ func rdma() Section {
 func concurrency() Section {
 	return Section{"H", "Many at once", []Case{
 		{"H01", "64 ADD and DEL at once on one master", rows("TestConformance_H", "64_on_one_master_direct", "64_on_one_master_socket")},
-		{"H02", "64 at once on as many virtual functions", nil},
+		{"H02", "all virtual functions that the machine has at once (14; 64 need other hardware)", vm("TestPluginAllFunctionsAtOnce")},
 		{"H03", "one attachment many times at once: one wins", rows("TestConformance_H", "one_attachment_one_winner")},
 		{"H04", "two pods want one device: one wins", rows("TestHostDevice", "one_of_two_wins")},
 		{"H05", "ADD and DEL of one attachment at once", rows("TestConformance_H", "add_and_del_of_one_attachment")},

@@ -244,6 +244,31 @@ func TestPluginSRIOV(t *testing.T) {
 	pf.fails("ADD", 104, "no virtual function")
 }
 
+// A virtual function that nobody trusts gets its MAC all the same, any number of times, and is not trusted afterwards.
+func TestPluginSRIOVMAC(t *testing.T) {
+	n := nics(t)[0]
+	v := n.known(t)
+	before := n.host.state(t)
+	for i, point := range []string{"", "", "vf:trusted", "vf:trusted"} {
+		a := attach(t, n.host, newSpace(t), "net1", map[string]any{"kind": "sriov", "deviceID": v.pci, "mac": fmt.Sprintf("02:00:00:00:00:5%d", i)})
+		if point != "" {
+			a.dies("ADD", point)
+			a.mustRun("DEL")
+			n.host.same(t, before, "ADD died at "+point)
+		}
+		a.mustRun("ADD")
+		if l := a.pod.get("net1").Attrs(); l.HardwareAddr.String() != a.conf["mac"] || n.host.get(n.name).Attrs().Vfs[0].Trust == 1 {
+			t.Errorf("in the pod it has %s, trust is %d", l.HardwareAddr, n.host.get(n.name).Attrs().Vfs[0].Trust)
+		}
+		a.mustRun("CHECK")
+		if point != "" {
+			a.dies("DEL", point)
+		}
+		a.mustRun("DEL")
+		n.host.same(t, before, "DEL")
+	}
+}
+
 // SIGKILL at the steps of moving a virtual function, then DEL: the machine is what it was.
 func TestPluginSRIOVKilled(t *testing.T) {
 	n := nics(t)[0]

@@ -53,7 +53,7 @@ func TestPluginRDMAShared(t *testing.T) {
 			}
 			ends[1].pod.ping(t, "10.9.0.11")
 			if vm("_KERNEL") != "6.12" { // with 7.3 rxe learnt to receive in namespaces
-				pingpong(t, ends[0], ends[1], "10.9.0.11")
+				speak(t, ends[0], ends[1], "10.9.0.11")
 			}
 		})
 	}
@@ -118,6 +118,26 @@ func chain(t *testing.T, host *space) (pods []*space, all []*attachment) {
 	return pods, all
 }
 
+// In shared mode the pods' own devices stay where they are, and each pod's address is in its device's table. Programs find
+// each other by RDMA's connection manager too.
+func TestPluginRDMAChained(t *testing.T) {
+	needShared(t)
+	needMovableRXE(t) // with it rxe learnt to receive in namespaces
+	pods, all := chain(t, machine(t))
+	var ends []end
+	for i, a := range all {
+		a.mustRun("ADD")
+		a.mustRun("CHECK")
+		device := fmt.Sprintf("rxe%d", i)
+		ends = append(ends, end{pods[i], device, waitGID(t, device, fmt.Sprintf("10.9.0.1%d", i+1)).index})
+	}
+	speak(t, ends[0], ends[1], "10.9.0.11")
+	rping(t, ends[0], ends[1], "10.9.0.11")
+	for _, a := range all {
+		a.mustRun("DEL")
+	}
+}
+
 // In exclusive mode the device goes into the pod and comes back, found by what it is and not by its name.
 func TestPluginRDMAExclusive(t *testing.T) {
 	needExclusive(t)
@@ -134,7 +154,7 @@ func TestPluginRDMAExclusive(t *testing.T) {
 		a.mustRun("CHECK")
 		ends = append(ends, end{pods[i], device, podGID(t, pods[i], device, fmt.Sprintf("10.9.0.1%d", i+1))})
 	}
-	pingpong(t, ends[0], ends[1], "10.9.0.11")
+	speak(t, ends[0], ends[1], "10.9.0.11")
 
 	// Another name by now; CHECK does not mind, and DEL brings it back all the same.
 	l, err := pods[0].link.RdmaLinkByName("rxe0")
