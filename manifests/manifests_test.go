@@ -99,13 +99,13 @@ func TestPermissions(t *testing.T) {
 		cluster.ControllerServiceAccount: {
 			can: []string{
 				"patch macvlannetworks " + networks, "patch macvlannetworks/status " + networks, "patch ippools " + pools,
-				"update ippools/status " + pools, "list ipblocks " + pools, "delete ipblocks " + pools, "create network-attachment-definitions k8s.cni.cncf.io",
+				"update ippools/status " + pools, "list ipblocks " + pools, "update ipblocks " + pools, "delete ipblocks " + pools, "watch nodes", "create network-attachment-definitions k8s.cni.cncf.io",
 				"delete network-attachment-definitions k8s.cni.cncf.io", "watch pods", "watch namespaces", "create leases coordination.k8s.io railyard-system",
 				"update leases/railyard-controller coordination.k8s.io railyard-system", "create events events.k8s.io",
 			},
 			cannot: []string{
-				"create ipblocks " + pools, "update ipblocks " + pools, "deletecollection ipblocks " + pools, "delete macvlannetworks " + networks,
-				"delete pods", "create pods", "list secrets", "list nodes", "delete namespaces", "update leases/other coordination.k8s.io railyard-system",
+				"create ipblocks " + pools, "deletecollection ipblocks " + pools, "update ipblocks/status " + pools, "delete macvlannetworks " + networks,
+				"delete pods", "create pods", "list secrets", "update nodes", "delete nodes", "delete namespaces", "update leases/other coordination.k8s.io railyard-system",
 				"create leases coordination.k8s.io kube-system",
 			},
 		},

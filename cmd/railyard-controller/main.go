@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -112,10 +113,12 @@ func newManager(log *slog.Logger, o options) (manager.Manager, error) {
 		}
 	}
 	grace := stopWithin
+	slim := networks.CacheByObject()
+	maps.Copy(slim, pools.CacheByObject())
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme,
 		Logger: logr.FromSlogHandler(log.Handler()),
-		Cache:  cache.Options{ByObject: networks.CacheByObject(), DefaultTransform: cache.TransformStripManagedFields()},
+		Cache:  cache.Options{ByObject: slim, DefaultTransform: cache.TransformStripManagedFields()},
 		// Both are served by our own server, on one port.
 		Metrics:                       server.Options{BindAddress: "0"},
 		HealthProbeBindAddress:        "0",
@@ -131,10 +134,8 @@ func newManager(log *slog.Logger, o options) (manager.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach the API server at %s: %w", cfg.Host, err)
 	}
-	for _, setup := range []func(ctrl.Manager) error{networks.Setup, pools.Setup} {
-		if err := setup(mgr); err != nil {
-			return nil, err
-		}
+	if err := networks.Setup(mgr); err != nil {
+		return nil, err
 	}
-	return mgr, nil
+	return mgr, pools.SetupWith(mgr, pools.Options{Quarantine: o.quarantine})
 }

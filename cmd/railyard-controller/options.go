@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
+	pools "github.com/railyard-net/railyard/ipam/controller"
 )
 
 // options is what the command line and the environment say, checked.
@@ -19,6 +20,8 @@ type options struct {
 	leaseDuration        time.Duration
 	renewDeadline        time.Duration
 	retryPeriod          time.Duration
+
+	quarantine time.Duration
 }
 
 func command() daemon.Command {
@@ -30,6 +33,7 @@ run in a cluster: one leads, the others stand by. No pod waits for it to start o
 `,
 		Sections: []daemon.Section{
 			{Title: "Cluster", Flags: daemon.Cluster()},
+			{Title: "Addresses", Flags: []string{"quarantine"}},
 			{Title: "Several controllers", Flags: []string{
 				"leader-elect", "leader-elect-namespace", "leader-elect-lease-duration", "leader-elect-renew-deadline", "leader-elect-retry-period",
 			}},
@@ -46,6 +50,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.leaderElectNamespace, "leader-elect-namespace", "railyard-system", "`namespace` of that Lease")
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a leader that died without a word is waited for")
 	fs.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "how long a leader tries to renew before it gives up and ends")
+	fs.DurationVar(&o.quarantine, "quarantine", pools.DefaultQuarantine, "how long the addresses of a node that is gone are held back before other nodes may have them")
 	fs.DurationVar(&o.retryPeriod, "leader-elect-retry-period", 2*time.Second, "how often the Lease is looked at or renewed")
 	return fs
 }
@@ -62,6 +67,9 @@ func (o *options) check() error {
 	var faults daemon.Faults
 	if o.leaderElect && o.leaderElectNamespace == "" {
 		faults.Add("leader-elect-namespace", "is empty: give the namespace that the Lease is kept in")
+	}
+	if o.quarantine <= 0 {
+		faults.Add("quarantine", "%v is no time: what a node owned that is only restarting must not go to others", o.quarantine)
 	}
 	// The conditions that the election itself checks, with names that its user knows.
 	if o.retryPeriod <= 0 || o.renewDeadline < 2*o.retryPeriod {

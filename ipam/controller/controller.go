@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -26,7 +28,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
+	"github.com/railyard-net/railyard/ipam/claim"
 )
+
+// DefaultQuarantine is Options.Quarantine's.
+const DefaultQuarantine = 10 * time.Minute
 
 // Options are the times of the controller; zero is the default.
 type Options struct {
@@ -34,6 +40,8 @@ type Options struct {
 	Interval time.Duration
 	// Grace is how long a pool outlives its deletion at least, for nodes to learn of it: 2 s.
 	Grace time.Duration
+	// Quarantine is how long the addresses of a lost node are held back: 10 min.
+	Quarantine time.Duration
 	// Recheck is how often a pool that is not accepted is judged again without a reason: 10 s.
 	Recheck time.Duration
 }
@@ -42,7 +50,11 @@ type Options struct {
 type reconciler struct {
 	api  client.Client // reads come from the cache, which holds all pools and blocks
 	live client.Reader // and these do not
+	log  logr.Logger
 	Options
+
+	claims *claim.Claimer
+	lost   map[owner]time.Time // since when
 }
 
 // Setup adds the controller to mgr, whose scheme must know v1alpha1. Its cache holds all pools and blocks; have it
@@ -51,7 +63,9 @@ type reconciler struct {
 // +kubebuilder:rbac:groups=ipam.railyard.dev,resources=ippools,verbs=get;list;watch;update;patch
 // +kubebuilder:rbac:groups=ipam.railyard.dev,resources=ippools/status,verbs=get;update;patch
 // +kubebuilder:rbac:groups=ipam.railyard.dev,resources=ippools/finalizers,verbs=update
-// +kubebuilder:rbac:groups=ipam.railyard.dev,resources=ipblocks,verbs=get;list;watch;delete
+// +kubebuilder:rbac:groups=ipam.railyard.dev,resources=ipblocks,verbs=get;list;watch;update;delete
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=list
 func Setup(mgr ctrl.Manager) error { return SetupWith(mgr, Options{}) }
 
 // SetupWith is Setup with options.
@@ -63,13 +77,18 @@ func SetupWith(mgr ctrl.Manager, o Options) error {
 	}
 	orDefault(&o.Interval, 3*time.Second)
 	orDefault(&o.Grace, 2*time.Second)
+	orDefault(&o.Quarantine, DefaultQuarantine)
 	orDefault(&o.Recheck, 10*time.Second)
-	r := &reconciler{mgr.GetClient(), mgr.GetAPIReader(), o}
+	r := &reconciler{
+		api: mgr.GetClient(), live: mgr.GetAPIReader(), log: mgr.GetLogger().WithName("ippool"), Options: o,
+		claims: claim.New(mgr.GetClient(), mgr.GetAPIReader()), lost: map[owner]time.Time{},
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("ippool").
 		For(&v1alpha1.IPPool{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.IPPool{}, handler.EnqueueRequestsFromMapFunc(r.waiting), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.IPBlock{}, r.blockEvents()).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.ofNode), builder.WithPredicates(nodeEvents())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
 		Complete(r)
 }
@@ -111,6 +130,12 @@ func accepted(p *v1alpha1.IPPool) bool {
 	return c != nil && c.Status == metav1.ConditionTrue && c.ObservedGeneration == p.Generation
 }
 
+// findings are what a pass knows besides the pool.
+type findings struct {
+	blocks []v1alpha1.IPBlock // of all pools
+	lost   []quarantined      // of this one
+}
+
 // Reconcile brings one pool up to date.
 func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var p v1alpha1.IPPool
@@ -121,15 +146,22 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := r.api.List(ctx, &blocks); err != nil {
 		return reconcile.Result{}, fmt.Errorf("list blocks: %w", err)
 	}
+	lost, look, err := r.quarantine(ctx, &p, blocks.Items)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	found := findings{blocks.Items, lost}
 	var again time.Duration
-	var err error
 	switch {
 	case p.DeletionTimestamp != nil:
-		again, err = r.bury(ctx, &p, blocks.Items)
+		again, err = r.bury(ctx, &p, found)
 	case accepted(&p):
-		err = r.report(ctx, &p, nil, blocks.Items)
+		err = r.report(ctx, &p, nil, found)
 	default:
-		again, err = r.decide(ctx, &p, blocks.Items)
+		again, err = r.decide(ctx, &p, found)
+	}
+	if again == 0 || look > 0 && look < again {
+		again = look
 	}
 	if apierrors.IsConflict(err) { // the cache is behind: what it still has to tell brings us back, or this does
 		return reconcile.Result{RequeueAfter: min(r.Interval, 100*time.Millisecond)}, nil
@@ -142,7 +174,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 
 // decide judges a pool and acts on it: the finalizer first, for no node may claim a block of a pool that could
 // vanish under it.
-func (r *reconciler) decide(ctx context.Context, p *v1alpha1.IPPool, blocks []v1alpha1.IPBlock) (time.Duration, error) {
+func (r *reconciler) decide(ctx context.Context, p *v1alpha1.IPPool, found findings) (time.Duration, error) {
 	var pools v1alpha1.IPPoolList
 	if err := r.live.List(ctx, &pools); err != nil {
 		return 0, fmt.Errorf("list pools: %w", err)
@@ -155,9 +187,9 @@ func (r *reconciler) decide(ctx context.Context, p *v1alpha1.IPPool, blocks []v1
 	if p.DeletionTimestamp != nil {
 		return r.Interval, nil
 	}
-	v := judge(p, pools.Items, blocks)
+	v := judge(p, pools.Items, found.blocks)
 	if !v.accepted() {
-		return r.Recheck, r.report(ctx, p, &v, blocks)
+		return r.Recheck, r.report(ctx, p, &v, found)
 	}
 	before := p.DeepCopy()
 	if controllerutil.AddFinalizer(p, v1alpha1.FinalizerBlocks) {
@@ -165,11 +197,11 @@ func (r *reconciler) decide(ctx context.Context, p *v1alpha1.IPPool, blocks []v1
 			return 0, fmt.Errorf("add the finalizer to pool %s: %w", p.Name, err)
 		}
 	}
-	return 0, r.report(ctx, p, &v, blocks)
+	return 0, r.report(ctx, p, &v, found)
 }
 
 // report writes the status if it has changed; v is nil where the condition stays.
-func (r *reconciler) report(ctx context.Context, p *v1alpha1.IPPool, v *verdict, blocks []v1alpha1.IPBlock) error {
+func (r *reconciler) report(ctx context.Context, p *v1alpha1.IPPool, v *verdict, found findings) error {
 	next := p.DeepCopy()
 	if v != nil {
 		status := metav1.ConditionFalse
@@ -181,8 +213,9 @@ func (r *reconciler) report(ctx context.Context, p *v1alpha1.IPPool, v *verdict,
 			Reason: v.reason, Message: clip(v.message), ObservedGeneration: p.Generation})
 	}
 	if pool, err := p.Parse(); err == nil { // figures of a pool that cannot be parsed stay
-		count(pool, ofPool(blocks, p), &next.Status)
+		count(pool, ofPool(found.blocks, p), &next.Status)
 	}
+	sayLost(&next.Status, p.Generation, found.lost)
 	if equality.Semantic.DeepEqual(p.Status, next.Status) {
 		return nil
 	}
@@ -211,11 +244,11 @@ func ofPool(blocks []v1alpha1.IPBlock, p *v1alpha1.IPPool) []v1alpha1.IPBlock {
 }
 
 // bury lets a deleted pool go when the API server, not the cache, says that it has no block left.
-func (r *reconciler) bury(ctx context.Context, p *v1alpha1.IPPool, cached []v1alpha1.IPBlock) (time.Duration, error) {
+func (r *reconciler) bury(ctx context.Context, p *v1alpha1.IPPool, found findings) (time.Duration, error) {
 	if !controllerutil.ContainsFinalizer(p, v1alpha1.FinalizerBlocks) {
 		return 0, nil
 	}
-	left := ofPool(cached, p)
+	left := ofPool(found.blocks, p)
 	if len(left) == 0 {
 		var l v1alpha1.IPBlockList
 		if err := r.live.List(ctx, &l, client.MatchingLabels{v1alpha1.LabelPool: p.Name}); err != nil {
@@ -229,7 +262,7 @@ func (r *reconciler) bury(ctx context.Context, p *v1alpha1.IPPool, cached []v1al
 			names = append(names, fmt.Sprintf("%s (nodes: %s)", b.Name, nodes(b)))
 		}
 		v := verdict{reason: v1alpha1.ReasonDeleting, message: fmt.Sprintf("%d blocks are left: %s. They go when the last pod with one of their addresses does", len(names), some(names))}
-		return r.Interval, r.report(ctx, p, &v, left)
+		return r.Interval, r.report(ctx, p, &v, findings{left, found.lost})
 	}
 	if wait := r.Grace - time.Since(p.DeletionTimestamp.Time); wait > 0 {
 		return wait, nil

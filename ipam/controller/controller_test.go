@@ -19,7 +19,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -29,6 +31,9 @@ import (
 	"github.com/railyard-net/railyard/ipam/claim"
 	"github.com/railyard-net/railyard/test/cluster"
 )
+
+// quarantine is the controller's in these tests.
+const quarantine = 500 * time.Millisecond
 
 // api is the one API server of this package's tests, where one controller runs.
 var api client.Client
@@ -58,16 +63,18 @@ func run(m *testing.M) (int, error) {
 	}
 	scheme := runtime.NewScheme()
 	_ = v1alpha1.AddToScheme(scheme)
+	_ = clientgoscheme.AddToScheme(scheme)
 	cfg := a.RESTConfig()
 	cfg.QPS = -1
 	if api, err = client.New(cfg, client.Options{Scheme: scheme}); err != nil {
 		return 1, err
 	}
-	mgr, err := ctrl.NewManager(cfg, ctrl.Options{Scheme: scheme, Metrics: server.Options{BindAddress: "0"}})
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{Scheme: scheme, Metrics: server.Options{BindAddress: "0"},
+		Cache: cache.Options{ByObject: CacheByObject()}})
 	if err != nil {
 		return 1, err
 	}
-	if err := SetupWith(mgr, Options{Interval: 50 * time.Millisecond, Grace: 50 * time.Millisecond, Recheck: 200 * time.Millisecond}); err != nil {
+	if err := SetupWith(mgr, Options{Interval: 50 * time.Millisecond, Grace: 50 * time.Millisecond, Recheck: 200 * time.Millisecond, Quarantine: quarantine}); err != nil {
 		return 1, err
 	}
 	done = make(chan struct{})

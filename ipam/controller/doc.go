@@ -18,4 +18,11 @@
 //
 // A pool that is being deleted gives nothing new at once (nodes look at the deletion timestamp). The finalizer goes
 // when the API server lists no block, and not before Options.Grace has passed, in which nodes learn of the deletion.
+//
+// # Lost nodes
+//
+// A node is lost when its Node object is gone or another's of that name, or has the taint
+// node.kubernetes.io/out-of-service. What it owns stays its own for Options.Quarantine, in which one controller must find it lost at
+// every look, and for as long as a pod is bound to it; then it is given back. The condition NodesLost says of what, and until
+// when. Docs/design/0008-lost-nodes.md has the reasons.
 package controller

@@ -13,6 +13,16 @@ const (
 
 	// ConditionAccepted says whether nodes may lease from a pool. It counts only for the generation it names.
 	ConditionAccepted = "Accepted"
+	// ConditionNodesLost says that addresses are held back because the nodes that own them are gone.
+	ConditionNodesLost = "NodesLost"
+)
+
+// Reasons of ConditionNodesLost.
+const (
+	// ReasonQuarantine: they are given back when the message says.
+	ReasonQuarantine = "Quarantine"
+	// ReasonNone: there are none any more.
+	ReasonNone = "None"
 )
 
 // Reasons of ConditionAccepted.
@@ -222,7 +232,7 @@ type IPPoolStatus struct {
 	// +optional
 	Blocks int32 `json:"blocks"`
 
-	// conditions: Accepted.
+	// conditions: Accepted; NodesLost, where nodes that own addresses are gone.
 	// +kubebuilder:validation:MaxItems=8
 	// +listType=map
 	// +listMapKey=type
