@@ -41,7 +41,11 @@ func (t *Tree) WriteMatrix(out io.Writer, gpus []GPU, nics []NIC) error {
 	}
 	fmt.Fprintln(w)
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", r.label, r.addr(), r.name())
+		fmt.Fprintf(w, "%s\t%s", r.label, r.addr())
+		if name := r.name(); name != "" {
+			fmt.Fprintf(w, "\t%s", name)
+		}
+		fmt.Fprintln(w)
 	}
 	return errors.Join(append(errs, w.Flush())...)
 }

@@ -76,7 +76,7 @@ func (t *Tree) home(addr rdma.BusAddr) (*Function, error) {
 
 func (t *Tree) path(from, to *Function) Path {
 	for i, bridge := range from.Above {
-		if j := slices.Index(to.Above, bridge); j >= 0 && from.Root == to.Root {
+		if j := slices.Index(to.Above, bridge); j >= 0 {
 			return t.below(from.Above[:i+1], to.Above[:j+1], from.Above[i:])
 		}
 	}

@@ -86,10 +86,10 @@ func (a attr) ReadAt(b []byte, off int64) (int, error) {
 
 func (a attr) refusal(head []byte) error {
 	var errno int
-	if _, err := fmt.Sscanf(string(head), "\x00%d", &errno); err != nil || errno == 0 {
-		return nil
+	if n, _ := fmt.Sscanf(string(head), "\x00%d", &errno); n == 1 {
+		return &fs.PathError{Op: "read", Path: a.name, Err: syscall.Errno(errno)}
 	}
-	return &fs.PathError{Op: "read", Path: a.name, Err: syscall.Errno(errno)}
+	return nil
 }
 
 // draw builds a machine.

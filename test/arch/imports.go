@@ -84,7 +84,7 @@ func Light() []string {
 		"plugins/cni", "plugins/ipam", "plugins/dispatch",
 		"ipam", "ipam/iprange", "ipam/store", "ipam/wire", "ipam/client",
 		"netdef/conf",
-		"rdma",
+		"rdma", "rdma/topology",
 	}
 }
 
