@@ -108,7 +108,7 @@ func (m machine) commandLine() []string {
 // modules are those that the guest loads. rxe up to 6.12 asks the kernel's crypto for crc32 by name.
 func modules() []string {
 	return []string{
-		"crc32_generic", "ib_core", "ib_uverbs", "rdma_cm", "rdma_ucm", "ib_umad", "rdma_rxe",
+		"crc32_generic", "ib_core", "ib_uverbs", "rdma_cm", "rdma_ucm", "ib_umad", "ib_ipoib", "rdma_rxe", "ryfab",
 		"veth", "dummy", "macvlan", "ipvlan", "8021q", "bridge", "igb", "igbvf", "nvme",
 	}
 }

@@ -64,13 +64,14 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 
 const aptSources = `Types: deb
 URIs: %s
-Suites: bookworm bookworm-backports trixie-backports
+Suites: %s
 Components: main
 Architectures: amd64
 Signed-By: %s
 `
 
-func newApt(ctx context.Context, dir string) (apt, error) {
+// newApt makes one that knows these suites only.
+func newApt(ctx context.Context, dir string, suites ...string) (apt, error) {
 	a := apt{dir: dir}
 	for _, program := range []string{"apt-get", "apt-cache", "dpkg-deb", "tar"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -88,7 +89,7 @@ func newApt(ctx context.Context, dir string) (apt, error) {
 	for name, text := range map[string]string{
 		"status":                 "",
 		"conf":                   fmt.Sprintf(aptConf, dir),
-		"sources/debian.sources": fmt.Sprintf(aptSources, mirror, keyring),
+		"sources/debian.sources": fmt.Sprintf(aptSources, mirror, strings.Join(suites, " "), keyring),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return a, err
@@ -128,23 +129,39 @@ func (a apt) withDependencies(ctx context.Context, names []string) ([]string, er
 }
 
 // kernel fetches the packages that hold a suite's kernel and its modules. Which they are has changed between kernels; they are among
-// those that the metapackage depends on, all of one version.
+// those that the metapackage depends on.
 func (a apt) kernel(ctx context.Context, suite, dir string) ([]string, error) {
-	todo, seen := []string{"linux-image-amd64/" + suite}, []string{}
+	return a.follow(ctx, "linux-image-amd64/"+suite, kernelPackage, dir)
+}
+
+// headers fetches the packages with which modules for a suite's kernel are built.
+func (a apt) headers(ctx context.Context, suite, dir string) ([]string, error) {
+	return a.follow(ctx, "linux-headers-amd64/"+suite, headerPackage, dir)
+}
+
+var (
+	depends       = regexp.MustCompile(`(?m)^Depends: .*$`)
+	kernelPackage = regexp.MustCompile(`(linux-(?:base|binary|image|modules)-[0-9]\S*) \(= ([^)]+)\)`)
+	headerPackage = regexp.MustCompile(`(linux-(?:headers|kbuild)-[0-9][^\s,]*)(?: \(= ([^)]+)\))?`)
+)
+
+// follow fetches the packages of a pattern that a package depends on, to any depth, into dir.
+func (a apt) follow(ctx context.Context, from string, pattern *regexp.Regexp, dir string) ([]string, error) {
+	todo, seen := []string{from}, []string{}
 	for len(todo) > 0 {
 		show, err := a.run(ctx, a.dir, "apt-cache", "show", todo[0])
 		if err != nil {
 			return nil, err
 		}
 		todo = todo[1:]
-		for _, m := range kernelPackage.FindAllStringSubmatch(depends.FindString(show), -1) {
-			if p := m[1] + "=" + m[2]; !slices.Contains(seen, p) {
+		for _, p := range dependencies(show, pattern) {
+			if !slices.Contains(seen, p) {
 				seen, todo = append(seen, p), append(todo, p)
 			}
 		}
 	}
 	if len(seen) == 0 {
-		return nil, fmt.Errorf("linux-image-amd64 of %s names no kernel", suite)
+		return nil, fmt.Errorf("%s names no package with files", from)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -155,10 +172,18 @@ func (a apt) kernel(ctx context.Context, suite, dir string) ([]string, error) {
 	return filepath.Glob(filepath.Join(dir, "*.deb"))
 }
 
-var (
-	depends       = regexp.MustCompile(`(?m)^Depends: .*$`)
-	kernelPackage = regexp.MustCompile(`(linux-(?:base|binary|image|modules)-[0-9]\S*) \(= ([^)]+)\)`)
-)
+// dependencies are those of the pattern, with their versions if it matters which.
+func dependencies(show string, pattern *regexp.Regexp) []string {
+	var out []string
+	for _, m := range pattern.FindAllStringSubmatch(depends.FindString(show), -1) {
+		name := m[1]
+		if m[2] != "" {
+			name += "=" + m[2]
+		}
+		out = append(out, name)
+	}
+	return out
+}
 
 // unpack unpacks packages into a folder without installing them.
 func unpack(ctx context.Context, debs []string, dir string) error {

@@ -28,7 +28,7 @@ func (b builder) build(ctx context.Context) error {
 	}
 	var a apt
 	err := b.step("the package lists", func() (err error) {
-		a, err = newApt(ctx, filepath.Join(b.tmp, "apt"))
+		a, err = newApt(ctx, filepath.Join(b.tmp, "apt"), "bookworm", "bookworm-backports", "trixie-backports")
 		return err
 	})
 	if err != nil {
@@ -42,9 +42,18 @@ func (b builder) build(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	var t toolchain
+	if err := b.step("a compiler", func() (err error) {
+		var debs []string
+		t, debs, err = b.newToolchain(ctx)
+		all = append(all, debs...)
+		return err
+	}); err != nil {
+		return err
+	}
 	for _, k := range slices.Sorted(maps.Keys(kernels())) {
 		if err := b.step("Linux "+string(k), func() error {
-			debs, err := b.kernel(ctx, a, k)
+			debs, err := b.kernel(ctx, a, t, k)
 			all = append(all, debs...)
 			return err
 		}); err != nil {
@@ -96,8 +105,8 @@ func list(debs []string) string {
 	return strings.Join(lines, "")
 }
 
-// kernel fetches a kernel and makes its initramfs.
-func (b builder) kernel(ctx context.Context, a apt, k Kernel) ([]string, error) {
+// kernel fetches a kernel, builds our module for it and makes its initramfs.
+func (b builder) kernel(ctx context.Context, a apt, t toolchain, k Kernel) ([]string, error) {
 	debs, err := a.kernel(ctx, kernels()[k], filepath.Join(b.tmp, "debs-"+string(k)))
 	if err != nil {
 		return nil, err
@@ -114,6 +123,11 @@ func (b builder) kernel(ctx context.Context, a apt, k Kernel) ([]string, error) 
 	if version := filepath.Base(from); !strings.HasPrefix(version, string(k)+".") {
 		return nil, fmt.Errorf("%s now has Linux %s: see what the tests say to it, and name it in test/vm/image", kernels()[k], version)
 	}
+	headers, err := b.ownModule(ctx, a, t, k, from)
+	if err != nil {
+		return nil, err
+	}
+	debs = append(debs, headers...)
 	vmlinuz, err := only(tree, "boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz")
 	if err != nil {
 		return nil, err
@@ -126,6 +140,23 @@ func (b builder) kernel(ctx context.Context, a apt, k Kernel) ([]string, error) 
 		return nil, err
 	}
 	return debs, b.initramfs(k, mods)
+}
+
+// ownModule puts our module among the kernel's in the folder into, and gives the packages with which it was built.
+func (b builder) ownModule(ctx context.Context, a apt, t toolchain, k Kernel, into string) ([]string, error) {
+	headers, err := a.headers(ctx, kernels()[k], filepath.Join(b.tmp, "headers-"+string(k)))
+	if err != nil {
+		return nil, err
+	}
+	ko, err := t.build(ctx, filepath.Base(into), headers, filepath.Join(b.tmp, "module-"+string(k)))
+	if err != nil {
+		return nil, err
+	}
+	extra := filepath.Join(into, "extra")
+	if err := os.MkdirAll(extra, 0o755); err != nil {
+		return nil, err
+	}
+	return headers, os.Rename(ko, filepath.Join(extra, filepath.Base(ko)))
 }
 
 // only gives the one file that matches a pattern in dir: Debian's kernels have moved files about.

@@ -1,12 +1,14 @@
 // Copyright The Railyard Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package image makes what the virtual machines are of: QEMU, kernels, and an initramfs with tools, all from Debian's packages.
+// Package image makes what the virtual machines are of: QEMU, kernels, and an initramfs with tools, all from Debian's packages, and
+// a kernel module of our own, built with Debian's compiler.
 //
 // [Ensure] gives the folder of an image, and builds it if nobody has yet. An image lies outside of the work tree, under a name that is
-// a hash of this package's sources, so other clones find it, and whoever changes the sources gets a new one. It appears only when it is
-// whole; of two that want it at once, one waits for the other. The machine that builds it is not touched: apt works on lists and a
-// cache of its own, trusts Debian's archive key only, and nothing is installed. An image that is there is used without any network.
+// a hash of this package's sources and the module's, so other clones find it, and whoever changes the sources gets a new one. It appears
+// only when it is whole; of two that want it at once, one waits for the other. The machine that builds it is not touched: apt works on
+// lists and a cache of its own, trusts Debian's archive key only, and nothing is installed. An image that is there is used without any
+// network.
 //
 // Suites are pinned, versions are not, because a backport that has a successor can no longer be fetched. packages.txt in the
 // image says which versions it has.
@@ -25,6 +27,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/test/vm/module"
 )
 
 // Kernel names a kernel that an image has.
@@ -46,15 +50,20 @@ var sources embed.FS
 // key is a hash of everything that decides what an image is.
 func key() (string, error) {
 	h := sha256.New()
-	err := fs.WalkDir(sources, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") {
+	for _, tree := range []embed.FS{sources, module.Sources} {
+		err := fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			data, err := tree.ReadFile(path)
+			fmt.Fprintf(h, "%s %d\n%s", path, len(data), data)
 			return err
+		})
+		if err != nil {
+			return "", err
 		}
-		data, err := sources.ReadFile(path)
-		fmt.Fprintf(h, "%s %d\n%s", path, len(data), data)
-		return err
-	})
-	return fmt.Sprintf("%x", h.Sum(nil))[:16], err
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))[:16], nil
 }
 
 // Ensure gives the image under the folder cache, which may be shared. say tells a person what takes its time.

@@ -21,7 +21,7 @@ func modules() []string {
 		// links
 		"veth", "dummy", "macvlan", "ipvlan", "8021q", "bridge", "bonding", "vrf", "tun", "ifb",
 		// RDMA
-		"ib_core", "ib_uverbs", "ib_umad", "ib_ipoib", "rdma_cm", "rdma_ucm", "rdma_rxe", "siw",
+		"ib_core", "ib_uverbs", "ib_umad", "ib_ipoib", "rdma_cm", "rdma_ucm", "rdma_rxe", "siw", "ryfab",
 		"crc32_generic", "crc32c_generic", "crc32-pclmul", // which rxe asks for by name up to 6.12
 		// devices
 		"igb", "igbvf", "e1000e", "virtio_pci", "virtio_net", "nvme", "vfio", "vfio-pci", "vfio_iommu_type1", "netdevsim",
