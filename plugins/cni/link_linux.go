@@ -54,8 +54,8 @@ func deriveMAC(id journal.ID) net.HardwareAddr {
 	return mac
 }
 
-// addLink makes the link in the pod by one request: it appears there with its name, MAC and MTU, and is never seen
-// on the host.
+// addLink makes the link in the pod by one request: it appears there with its name, MAC and MTU, IPoIB's MTU apart, and is never
+// seen on the host.
 func addLink(ctx context.Context, host *netlink.Handle, p *pod, l *journal.Link, m master, queue uint32) error {
 	a := netlink.NewLinkAttrs()
 	a.Name, a.ParentIndex, a.MTU = l.Name, m.link.Attrs().Index, l.MTU
@@ -72,6 +72,9 @@ func addLink(ctx context.Context, host *netlink.Handle, p *pod, l *journal.Link,
 	}
 	add := func() error { return host.LinkAdd(newLink(a, l, queue)) }
 	err := patiently(ctx, busy, add)
+	if err == nil && l.Kind == conf.KindIPoIB {
+		return setMTU(p.link, l)
+	}
 	if !errors.Is(err, unix.EEXIST) {
 		return linkError(err, l)
 	}
@@ -88,7 +91,20 @@ func addLink(ctx context.Context, host *netlink.Handle, p *pod, l *journal.Link,
 	if err != nil {
 		return linkError(err, l)
 	}
-	return linkError(p.link.LinkSetName(made, l.Name), l)
+	if err := p.link.LinkSetName(made, l.Name); err != nil || l.Kind != conf.KindIPoIB {
+		return linkError(err, l)
+	}
+	return setMTU(p.link, l)
+}
+
+// setMTU is for IPoIB, which makes its links with the port's MTU, or in connected mode with the largest, whatever the request says
+// (ipoib_ndo_init, ipoib_set_mode).
+func setMTU(h *netlink.Handle, l *journal.Link) error {
+	link, err := h.LinkByName(l.Name)
+	if err == nil {
+		err = h.LinkSetMTU(link, l.MTU)
+	}
+	return linkError(err, l)
 }
 
 // passing is a name that no other attachment's link has while it passes from the host to the pod.

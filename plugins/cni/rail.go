@@ -158,7 +158,7 @@ func (p *plugin) makeLink(ctx context.Context, t *attachment, r *rail) error {
 			err = addLink(ctx, t.host, t.pod, r.link, r.master, r.spec.BCQueueLen)
 		}
 	case r.rdma.move != nil && r.rdma.infiniband:
-		err = adopt(ctx, t.pod, r.link)
+		err = adopt(ctx, t.host, t.pod, r.link)
 	default:
 		err = takeDevice(t.pod, r.link, r.master)
 	}
@@ -176,6 +176,9 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 		return err
 	}
 	r.link.Index = link.Attrs().Index
+	if link.Type() == "ipoib" {
+		r.link.MAC = link.Attrs().HardwareAddr.String() // which begins with the number of its queue pair, so nobody knew it before
+	}
 	ips, routes := r.got.ips, r.got.install
 	if r.link.Kind == conf.KindChained && len(ips) > 0 {
 		if ips, routes, err = missingHere(t.pod.link, link, ips, routes); err != nil {

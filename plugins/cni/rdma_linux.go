@@ -93,8 +93,12 @@ func (p *plugin) planRDMA(s conf.Spec, m master, ifName string) (rdmaPlan, error
 	}
 	return rdmaPlan{
 		move:       &journal.RDMA{Name: d.Name, ID: id, Bus: string(d.Bus)},
-		infiniband: slices.ContainsFunc(d.Ports, func(p rdma.Port) bool { return p.LinkLayer == rdma.InfiniBand }),
+		infiniband: onInfiniBand(d),
 	}, nil
+}
+
+func onInfiniBand(d rdma.Device) bool {
+	return slices.ContainsFunc(d.Ports, func(p rdma.Port) bool { return p.LinkLayer == rdma.InfiniBand })
 }
 
 // rdmaDevices are those that belong to the master. Machines without RDMA cost one look.
@@ -149,32 +153,58 @@ func (p *plugin) moveRDMA(ctx context.Context, pod *pod, d *journal.RDMA) error 
 	return nil
 }
 
-// adopt gives the interface that the kernel made in the pod, when the RDMA device arrived there, its name and settings.
-func adopt(ctx context.Context, pod *pod, l *journal.Link) error {
+// adopt gives the interface that the kernel made anew, when the RDMA device arrived in the pod, its name and settings there. Linux 7.3
+// makes it in the pod, 6.12 on the host (ipoib_add_port), from where it is moved.
+func adopt(ctx context.Context, host *netlink.Handle, pod *pod, l *journal.Link) error {
 	ctx, cancel := context.WithTimeout(ctx, deadLinkWait)
 	defer cancel()
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		all, err := pod.link.LinkList()
-		if err != nil {
+		link, err := ofIPoIB(pod.link, l.Host.Bus)
+		switch {
+		case err != nil:
 			return dispatch.Errorf(dispatch.CodeLink, "look for the interface of %s in the pod: %w", l.Host.Bus, err)
+		case link != nil:
+			return settleIn(pod.link, link, l, func(c change) error { return pod.do(c.apply) })
 		}
-		at := slices.IndexFunc(all, func(n netlink.Link) bool { return n.Attrs().ParentDev == l.Host.Bus && n.Type() == "ipoib" })
-		if at >= 0 {
-			if err := pod.link.LinkAddAltName(all[at], l.Host.Tag); err != nil {
-				return dispatch.Errorf(dispatch.CodeLink, "give %s an alternative name: %w", all[at].Attrs().Name, err)
-			}
-			c := change{index: all[at].Attrs().Index, name: l.Name, mtu: l.MTU}
-			if err := pod.do(c.apply); err != nil {
-				return dispatch.Errorf(dispatch.CodeLink, "set up %s in the pod: %w", l.Name, err)
-			}
-			return nil
+		link, err = ofIPoIB(host, l.Host.Bus)
+		switch {
+		case err != nil:
+			return dispatch.Errorf(dispatch.CodeLink, "look for the interface of %s on the host: %w", l.Host.Bus, err)
+		case link != nil:
+			return settleIn(host, link, l, func(c change) error {
+				c.netns = int(pod.ns.Fd())
+				return c.apply()
+			})
 		}
 		select {
 		case <-ctx.Done():
-			return dispatch.Errorf(dispatch.CodeLink, "the RDMA device of %s is in the pod, and no interface came with it", l.Host.Name)
+			return dispatch.Errorf(dispatch.CodeLink, "the RDMA device of %s is in the pod, and no interface came with it: load ib_ipoib", l.Host.Name)
 		case <-time.After(wait):
 		}
 	}
+}
+
+// ofIPoIB gives the interface that IPoIB made for the hardware, or nil.
+func ofIPoIB(h *netlink.Handle, bus string) (netlink.Link, error) {
+	all, err := h.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	if at := slices.IndexFunc(all, func(n netlink.Link) bool { return n.Attrs().ParentDev == bus && n.Type() == "ipoib" }); at >= 0 {
+		return all[at], nil
+	}
+	return nil, nil //nolint:nilnil // none is an answer
+}
+
+// settleIn tags an interface where the handle has it, and has it made what the pod is to get.
+func settleIn(h *netlink.Handle, link netlink.Link, l *journal.Link, apply func(change) error) error {
+	if err := h.LinkAddAltName(link, l.Host.Tag); err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "give %s an alternative name: %w", link.Attrs().Name, err)
+	}
+	if err := apply(change{index: link.Attrs().Index, name: l.Name, mtu: l.MTU}); err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "set up %s in the pod: %w", l.Name, err)
+	}
+	return nil
 }
 
 // returnRDMA takes the device back from a living pod. One that is not there is back already, or gone.
@@ -217,9 +247,10 @@ func (c *checking) checkRDMA(d *journal.RDMA) error {
 }
 
 // awaitGIDs waits until each address of the rail is in a table of its RDMA device, and says where. One that does not come
-// is an error if the config requires RDMA.
+// is an error if the config requires RDMA. An InfiniBand port has GIDs of its own, whatever addresses its interfaces have.
 func (p *plugin) awaitGIDs(ctx context.Context, r *rail) ([]journal.GID, error) {
-	if len(r.rdma.shared) == 0 {
+	devices := slices.DeleteFunc(slices.Clone(r.rdma.shared), onInfiniBand)
+	if len(devices) == 0 {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, gidWait)
@@ -227,7 +258,7 @@ func (p *plugin) awaitGIDs(ctx context.Context, r *rail) ([]journal.GID, error) 
 	var out []journal.GID
 	for _, c := range r.got.ips {
 		addr := prefix(c).Addr()
-		gid, err := p.awaitGID(ctx, r.rdma.shared, addr)
+		gid, err := p.awaitGID(ctx, devices, addr)
 		switch {
 		case err == nil:
 			out = append(out, gid)
