@@ -40,7 +40,7 @@ help: ## Print this list
 .PHONY: build
 build: ## Build our programs into bin/, static
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/daemon.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/daemon.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: test
 test: deps build ## Set up what is missing, then run every test against real parts

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
+	"github.com/railyard-net/railyard/plugins/kubelet"
 )
 
 // options is what the command line and the environment say, checked.
@@ -22,6 +23,8 @@ type options struct {
 	lockTimeout    time.Duration
 	gcInterval     time.Duration
 	gcGrace        time.Duration
+	abandonedGrace time.Duration
+	kubeletSocket  string
 	releaseAfter   time.Duration
 	mirrorInterval time.Duration
 
@@ -39,7 +42,7 @@ that are gone. Pods start and stop while the API server is down, on the addresse
 		Sections: []daemon.Section{
 			{Title: "Cluster", Flags: append([]string{"node-name"}, daemon.Cluster()...)},
 			{Title: "Addresses of this node", Flags: []string{
-				"state-dir", "socket", "lock-timeout", "gc-interval", "gc-grace", "release-after", "mirror-interval",
+				"state-dir", "socket", "lock-timeout", "gc-interval", "gc-grace", "abandoned-grace", "kubelet-socket", "release-after", "mirror-interval",
 			}},
 			{Title: "CNI binaries", Flags: []string{"install-dir", "install-from"}},
 			{Title: "Watching the agent", Flags: daemon.Watching()},
@@ -59,6 +62,10 @@ func (o *options) flags() *flag.FlagSet {
 	fs.DurationVar(&o.lockTimeout, "lock-timeout", 15*time.Second, "how long to wait for another process to let go of the store")
 	fs.DurationVar(&o.gcInterval, "gc-interval", 30*time.Second, "how often leases and attachments are compared with the network namespaces alive")
 	fs.DurationVar(&o.gcGrace, "gc-grace", time.Minute, "how long a namespace must have been seen gone before its leases and attachments end")
+	fs.DurationVar(&o.abandonedGrace, "abandoned-grace", 10*time.Minute,
+		"how long a namespace must have had no process, and the kubelet nothing of its\n      pod, before its attachments end")
+	fs.StringVar(&o.kubeletSocket, "kubelet-socket", kubelet.Socket,
+		"`path` of the kubelet's PodResources API;\n      empty: a namespace that exists is alive")
 	fs.DurationVar(&o.releaseAfter, "release-after", 5*time.Minute, "how long a block must have been empty before it goes back to the pool")
 	fs.DurationVar(&o.mirrorInterval, "mirror-interval", 5*time.Second, "how often changed leases are shown in the status of their block")
 
@@ -99,7 +106,7 @@ func (o *options) check() error {
 			faults.Add(name, "%s is not more than 0", d)
 		}
 	}
-	for name, d := range map[string]time.Duration{"gc-grace": o.gcGrace, "release-after": o.releaseAfter} {
+	for name, d := range map[string]time.Duration{"gc-grace": o.gcGrace, "abandoned-grace": o.abandonedGrace, "release-after": o.releaseAfter} {
 		if d < 0 {
 			faults.Add(name, "%s is negative", d)
 		}

@@ -176,7 +176,7 @@ func (p *pod) planSysctls(list []conf.Sysctl, rails []*rail) ([]journal.Sysctl, 
 }
 
 func (t *attachment) newJournal() journal.Journal {
-	j := journal.Journal{ContainerID: t.args.ContainerID, IfName: t.args.IfName, Network: t.args.Name, NetNS: t.args.NS}
+	j := journal.Journal{ContainerID: t.args.ContainerID, IfName: t.args.IfName, Network: t.args.Name, NetNS: t.args.NS, Pod: t.args.Extra.Pod()}
 	for _, r := range t.rails {
 		j.Steps = append(j.Steps, r.steps()...)
 	}

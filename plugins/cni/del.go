@@ -76,7 +76,7 @@ func (p *plugin) undoUnrecorded(ctx context.Context, dir *journal.Dir, known con
 	switch known.IPAMType {
 	case "":
 	case conf.IPAMType:
-		u.release(ctx, journal.Lease{StateDir: known.StateDir, AgentSocket: known.AgentSocket})
+		_ = u.release(ctx, journal.Lease{StateDir: known.StateDir, AgentSocket: known.AgentSocket})
 	default:
 		if _, err := p.foreignCall(args, known.IPAMType).run(ctx); err != nil {
 			log.Warn("another plugin's lease without a journal could not be released", "type", known.IPAMType, "error", err)

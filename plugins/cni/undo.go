@@ -23,8 +23,13 @@ import (
 // being undone; it keeps the journal, for the next call to try again. The lock must be held. The cniPath is
 // where other plugins are now; the folder of the ADD is tried after it. The caller has the locks of the devices held.
 func (p *plugin) undo(ctx context.Context, dir *journal.Dir, j journal.Journal, cniPath string, held ...string) error {
-	ctx = context.WithoutCancel(ctx) // what is begun is ended
 	u := undoing{plugin: p, dir: dir, journal: j, path: cniPath, held: held}
+	return u.run(ctx)
+}
+
+func (u *undoing) run(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx) // what is begun is ended
+	p, dir, j := u.plugin, u.dir, u.journal
 	defer u.close()
 	u.openPod()
 	var errs []error
@@ -65,8 +70,10 @@ type undoing struct {
 	dir     *journal.Dir
 	journal journal.Journal
 	path    string
-	held    []string        // keys of devices whose locks the caller has
-	host    *netlink.Handle // opened when needed
+	held    []string // keys of devices whose locks the caller has
+	// outlived says that the namespace may never go: then no lease can be left to the agent.
+	outlived bool
+	host     *netlink.Handle // opened when needed
 	// pod is nil where the namespace is gone; then openErr is nil too. It says why a living one cannot be used.
 	pod     *pod
 	openErr error
@@ -150,8 +157,7 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 	case !s.Known(), s.Link != nil && !knownKind(s.Link):
 		return dispatch.Errorf(dispatch.CodeJournal, "%w: a step of %s is unknown to this program: call the version that made it", journal.ErrNewer, u.journal.ID())
 	case s.Lease != nil:
-		u.release(ctx, *s.Lease)
-		return nil
+		return u.release(ctx, *s.Lease)
 	case s.Delegate != nil:
 		return u.delegate(ctx, *s.Delegate)
 	case s.File != nil:
@@ -188,15 +194,21 @@ func (p *pod) restore(s journal.Sysctl) error {
 	return p.set([]journal.Sysctl{{Path: s.Path, Value: *s.Old}})
 }
 
-// release ends the lease, or leaves it to the agent, which ends it when the namespace is gone.
-func (u *undoing) release(ctx context.Context, l journal.Lease) {
+// release ends the lease, or leaves it to the agent, which ends it when the namespace is gone. It fails only where that may
+// never be.
+func (u *undoing) release(ctx context.Context, l journal.Lease) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseWait)
 	defer cancel()
 	paths := conf.Paths{StateDir: l.StateDir, AgentSocket: l.AgentSocket}
-	if err := u.Leaser(paths).Release(ctx, leaseKey(u.journal.Network, railID(u.journal.ID(), l.IfName))); err != nil {
+	err := u.Leaser(paths).Release(ctx, leaseKey(u.journal.Network, railID(u.journal.ID(), l.IfName)))
+	switch {
+	case err != nil && u.outlived:
+		return err
+	case err != nil:
 		u.Log.Warn("a lease could not be released; the agent will when the namespace is gone",
 			"network", u.journal.Network, "containerID", u.journal.ContainerID, "ifName", u.journal.IfName, "error", err)
 	}
+	return nil
 }
 
 func (u *undoing) delegate(ctx context.Context, d journal.Delegate) error {

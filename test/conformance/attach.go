@@ -112,5 +112,8 @@ func del() Section {
 		{"D17", "the journal is lost", d("no_journal")},
 		{"D18", "an attachment that never was: success", d("unknown")},
 		{"D19", "DEL never comes: the agent undoes what was there, once the namespace is gone for good", in("test/netns", "TestReconciler", "TestReconciler_Doubt", "TestReconciler_Device")},
+		{"D20", "DEL never comes and the namespace stays: the agent undoes what was there, once no process is in it and the kubelet knows nothing of it",
+			slices.Concat(in("test/netns", "TestReconciler_Abandoned", "TestReconciler_AbandonedDoubt", "TestReconciler_AbandonedDevice", "TestReconciler_AbandonedUnknownPod",
+				"TestReconciler_AbandonedNobodyToAsk", "TestReconciler_AbandonedProcess", "TestReconciler_AbandonedRaces", "TestReconciler_AbandonedLease"), in("plugins/kubelet", "TestHidden"))},
 	}}
 }

@@ -22,19 +22,31 @@ import (
 // reconciler is the agent's on the lab's host, with a clock that the test turns.
 func (l *lab) reconciler(gone func(ipam.NetNS) bool) (look func(now time.Duration) (count, undone int)) {
 	l.t.Helper()
-	r, err := cni.NewReconciler(cni.Options{
-		Log: slog.New(slog.DiscardHandler), Sys: os.DirFS(l.sys), StateDir: l.dir,
-		Leaser: func(p conf.Paths) ipam.Leaser { return client.New(p.AgentSocket, p.Store()) },
-	}, l.dir, gone, time.Minute)
-	must(l.t, err)
+	r := l.reconcilerWith(cni.Evidence{Gone: gone, Grace: time.Minute}, leaser)
 	return func(now time.Duration) (count, undone int) {
 		l.t.Helper()
-		must(l.t, l.host.do(func() (err error) {
-			count, undone, err = r.Look(l.t.Context(), now)
-			return err
-		}))
-		return count, undone
+		report, err := l.look(r, now)
+		must(l.t, err)
+		return report.Attachments, report.Gone
 	}
+}
+
+func (l *lab) reconcilerWith(e cni.Evidence, leaser func(conf.Paths) ipam.Leaser) *cni.Reconciler {
+	l.t.Helper()
+	r, err := cni.NewReconciler(cni.Options{Log: slog.New(slog.DiscardHandler), Sys: os.DirFS(l.sys), StateDir: l.dir, Leaser: leaser}, l.dir, e)
+	must(l.t, err)
+	return r
+}
+
+func leaser(p conf.Paths) ipam.Leaser { return client.New(p.AgentSocket, p.Store()) }
+
+func (l *lab) look(r *cni.Reconciler, now time.Duration) (report cni.Report, err error) {
+	done := l.host.do(func() error {
+		report, err = r.Look(l.t.Context(), now)
+		return nil
+	})
+	must(l.t, done)
+	return report, err
 }
 
 // TestReconciler: what a dead pod left is undone after two looks with the grace time between; what lives, or may live, is

@@ -49,6 +49,9 @@ type Journal struct {
 	Network     string `json:"network"`
 	// NetNS is the pod's namespace, identified so that another one at the same path is not taken for it.
 	NetNS ipam.NetNS `json:"netns"`
+	// Pod is what CNI_ARGS said at ADD; empty where no Kubernetes called, and in journals of before. It may show that the
+	// attachment is alive, and never that it is dead.
+	Pod ipam.Pod `json:"pod,omitzero"`
 	// Steps in the order of their doing; they are undone backwards.
 	Steps []Step `json:"steps"`
 	// Result is that of the ADD, at version 1.1.0 of the CNI specification; nil until the ADD was complete.
