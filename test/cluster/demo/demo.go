@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -19,12 +18,6 @@ import (
 
 	"github.com/railyard-net/railyard/test/cluster"
 )
-
-// nadCRD is what a cluster has from its Multus installation, beside multusRBAC.
-const nadCRD = "manifests/install/multus-crd"
-
-//go:embed testdata/multus.yaml
-var multusRBAC string
 
 const (
 	nodeCount   = 3
@@ -131,10 +124,10 @@ func (d *demo) startAPI(ctx context.Context) error {
 		return err
 	}
 	d.out.step("kube-apiserver and etcd run at %s", d.api.URL())
-	if err := d.api.Apply(ctx, nadCRD, "manifests/install"); err != nil {
+	if err := d.api.InstallMultus(ctx); err != nil {
 		return err
 	}
-	if err := d.api.ApplyYAML(ctx, multusRBAC); err != nil {
+	if err := d.api.Apply(ctx, "manifests/install"); err != nil {
 		return err
 	}
 	d.out.step("manifests/install applied, and what Multus brings: its CRD and its RBAC")
@@ -196,7 +189,7 @@ func (d *demo) startNodes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		h, err := newHost(ctx, n, d.api, i+1)
+		h, err := newHost(ctx, n, i+1)
 		if err != nil {
 			return errors.Join(err, n.Close())
 		}
@@ -211,6 +204,9 @@ func (d *demo) startNodes(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	d.kubelet = newKubelet(d.api.Client(), d.hosts)
+	d.kubelet.tell = func(pod string, err error) {
+		d.out.step("pod %s is not as it should be, and is tried again: %v", pod, err)
+	}
 	go func() {
 		defer close(done)
 		_ = d.kubelet.run(ctx) // fails only when ctx ends

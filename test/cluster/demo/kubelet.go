@@ -28,6 +28,8 @@ type kubelet struct {
 	client kubernetes.Interface
 	hosts  map[string]*host
 	order  []string // names of hosts
+	// tell says to a person why a pod is not as it should be, once for each reason. It may be nil.
+	tell func(pod string, err error)
 
 	pods  cache.Store
 	queue workqueue.TypedRateLimitingInterface[string]
@@ -96,19 +98,28 @@ func (k *kubelet) next(ctx context.Context) bool {
 	}
 	defer k.queue.Done(key)
 	err := k.sync(ctx, key)
-	k.mu.Lock()
-	if err == nil {
-		delete(k.failed, key)
-	} else {
-		k.failed[key] = err
+	if k.note(key, err) && k.tell != nil && ctx.Err() == nil {
+		k.tell(key, err)
 	}
-	k.mu.Unlock()
 	if err != nil {
 		k.queue.AddRateLimited(key)
 		return true
 	}
 	k.queue.Forget(key)
 	return true
+}
+
+// note remembers what became of a pod, and says whether that is a failure that the last attempt did not have.
+func (k *kubelet) note(key string, err error) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	last := k.failed[key]
+	if err == nil {
+		delete(k.failed, key)
+		return false
+	}
+	k.failed[key] = err
+	return last == nil || last.Error() != err.Error()
 }
 
 // failures says what failed last, for the pods that are not as they should be.

@@ -5,10 +5,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ spec:
 
 func TestKubelet(t *testing.T) {
 	ctx := t.Context()
-	d := newTestDemo(t)
+	d := newTestDemo(t, nil)
 	// Two on nodes of their own, and one that is bound to a node in turn.
 	for i, node := range []string{"node-1", "node-2", ""} {
 		ips := fmt.Sprintf(`[{"name":"rail","ips":["192.0.2.%d/24","2001:db8::%d/64"]}]`, i+1, i+1)
@@ -68,24 +70,42 @@ func TestKubelet(t *testing.T) {
 	}
 }
 
+// TestKubelet_Tells: who waits for a pod hears why it does not come, by the words of whatever refused it.
+func TestKubelet_Tells(t *testing.T) {
+	told := make(chan string, 100)
+	d := newTestDemo(t, func(pod string, err error) { told <- pod + ": " + err.Error() })
+	if err := d.createPod(t.Context(), "p1", "node-1", `[{"name":"rail","ips":["192.0.2.1/24"],"mac":"no mac"}]`); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-told:
+		if !strings.Contains(got, "default/p1: ") || !strings.Contains(got, "no mac") {
+			t.Errorf("told %q, want the pod and the reason", got)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nobody was told")
+	}
+}
+
 // newTestDemo is a demo as far as the pods' network goes: an API, nodes and the kubelet.
-func newTestDemo(t *testing.T) *demo {
+func newTestDemo(t *testing.T, tell func(pod string, err error)) *demo {
 	t.Helper()
 	ctx := t.Context()
-	api := cluster.NewAPI(t, nadCRD)
-	if err := api.ApplyYAML(ctx, multusRBAC+"---"+upstreamNetwork); err != nil {
+	api := cluster.NewAPI(t)
+	if err := errors.Join(api.InstallMultus(ctx), api.ApplyYAML(ctx, upstreamNetwork)); err != nil {
 		t.Fatal(err)
 	}
 	d := &demo{out: newProgress(io.Discard), api: api, network: network{namespace: "default", name: "rail", families: 2}}
 	for i, n := range cluster.NewNodes(t, api, "node-1", "node-2") {
-		h, err := newHost(ctx, n, api, i+1)
+		h, err := newHost(ctx, n, i+1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.cniPath = filepath.Join(string(api.Tools()), "cni")
+		h.multus.Path = filepath.Join(string(api.Tools()), "cni")
 		d.hosts = append(d.hosts, h)
 	}
 	d.kubelet = newKubelet(api.Client(), d.hosts)
+	d.kubelet.tell = tell
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error)
 	go func() { done <- d.kubelet.run(runCtx) }()

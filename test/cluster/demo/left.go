@@ -79,8 +79,8 @@ func checkLeftOnNode(h *host) error {
 	return errors.Join(err, nsErr, h.Do(func() error {
 		return errors.Join(
 			checkNoFiles("attachment journals", filepath.Join(stateDir, "attachments"), ".lock"),
-			checkNoFiles("multus's files", cniCacheDir),
-			checkNoFiles("host-local's leases", filepath.Join(hostLocalDir, "default"), "lock", "last_reserved_ip.0"),
+			checkNoFiles("multus's files", cluster.MultusCacheDir),
+			checkNoFiles("host-local's leases", filepath.Join(cluster.HostLocalDir, "default"), "lock", "last_reserved_ip.0"),
 		)
 	}))
 }
