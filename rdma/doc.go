@@ -39,7 +39,7 @@
 //
 // # Guarantees
 //
-//  1. Nothing is cached and no call changes anything, but for Move and [SetDefaultRoCEToS].
+//  1. Nothing is cached and no call changes anything, but for Move, [SetDefaultRoCEToS] and [SetTrafficClass].
 //  2. Order is the same for the same state of the machine.
 //  3. An error names the file or the device. What could be read is returned beside the errors of what could not.
 //  4. A machine without RDMA has no devices, which is no error; [Open] says [ErrNoRDMA].

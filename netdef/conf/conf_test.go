@@ -7,9 +7,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,6 +68,16 @@ func TestParse(t *testing.T) {
 			`{"mtu":9000,"ipam":{"type":"railyard-ipam","pool":"rail0"},"rails":[{"master":"a"},{"master":"0000:3b:00.0","pool":"p","table":7},{"interface":"x","master":"b","mtu":1500}]}`,
 			conf.Spec{Known: own, Rails: []conf.RailSpec{{Master: "a", MTU: 9000, Pool: "rail0", Table: 1000, AutoTable: true},
 				{IfName: "-2", Master: "0000:3b:00.0", MTU: 9000, Pool: "p", Table: 7}, {IfName: "x", Master: "b", MTU: 1500, Pool: "rail0", Table: 1002, AutoTable: true}}},
+		},
+		"rails chosen": {
+			`{"roceToS":106,"rails":[{"label":"leaf-0"},{"auto":true,"roceToS":0,"colour":"blue"}]}`,
+			conf.Spec{Known: pool, Rails: []conf.RailSpec{{Label: "leaf-0", ToS: new(uint8(106)), Table: 1000, AutoTable: true},
+				{IfName: "-2", Auto: true, ToS: new(uint8(0)), Table: 1001, AutoTable: true}}},
+		},
+		"ToS": {`{"roceToS":255,"rdma":"required"}`, conf.Spec{Known: pool, RDMA: "required", Rails: []conf.RailSpec{{ToS: new(uint8(255))}}}},
+		"GUID": {
+			`{"kind":"sriov","runtimeConfig":{"infinibandGUID":"02:11:22:33:44:55:66:77"}}`,
+			conf.Spec{Known: pool, Kind: "sriov", GUID: []byte{2, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}},
 		},
 		"sysctl": {
 			`{"sysctl":{"net.ipv4.conf.IFNAME.arp_ignore":"1","net/ipv4/conf/all/rp_filter":"2"}}`,
@@ -130,11 +142,39 @@ func TestParseErrors(t *testing.T) {
 		`{"mtu":"9"}`: "mtu", `{"mtu":1.5}`: "mtu", `{"bcqueuelen":-1}`: "bcqueuelen", `{"ipam":7}`: "ipam",
 		`{"ipam":{"type":7}}`: "ipam.type", `{"ipam":{"pool":"rail0"}}`: "ipam.type", `{"runtimeConfig":{"ips":"x"}}`: "runtimeConfig.ips", `{"sysctl":{"net.a.b":1}}`: "sysctl",
 		`{"args":{"cni":{"mac":7}}}`: "args.cni.mac", `{"capabilities":[]}`: "capabilities",
+		`{"roceToS":256}`: "roceToS", `{"roceToS":-1}`: "roceToS", `{"roceToS":7,"rdma":"off"}`: "roceToS", `{"roceToS":7,"kind":"ipoib"}`: "roceToS",
+		`{"rails":[{},{"roceToS":256}]}`: "rails[1].roceToS", `{"rails":[null]}`: "rails[0]", `{"rails":[{}, null ]}`: "rails[1]",
+		`{"rails":[{"label":"a b"}]}`: "rails[0].label", `{"rails":[{"label":"a","auto":true}]}`: "rails[0].label", `{"rails":[{"auto":true,"master":"x"}]}`: "rails[0].label",
+		`{"kind":"host-device","runtimeConfig":{"infinibandGUID":"00:00:00:00:00:00:00:00"}}`:                    "runtimeConfig.infinibandGUID",
+		`{"kind":"host-device","runtimeConfig":{"infinibandGUID":"ff:ff:ff:ff:ff:ff:ff:ff"}}`:                    "runtimeConfig.infinibandGUID",
+		`{"kind":"host-device","runtimeConfig":{"infinibandGUID":"02:00:00:00:00:01"}}`:                          "runtimeConfig.infinibandGUID",
+		`{"kind":"ipoib","runtimeConfig":{"infinibandGUID":"02:11:22:33:44:55:66:77"}}`:                          "runtimeConfig.infinibandGUID",
+		`{"kind":"sriov","rails":[{"device":"a"}],"runtimeConfig":{"infinibandGUID":"02:11:22:33:44:55:66:77"}}`: "runtimeConfig.infinibandGUID",
 	} {
 		_, err := conf.Parse([]byte(`{"name":"n",`+text[1:]), "")
 		if !errors.As(err, &f) || f.Field != field {
 			t.Errorf("%s: %v, want an error on %s", text, err, field)
 		}
+	}
+}
+
+// TestParseErrors_Bounded: whatever is wrong with a config, its errors fit into an event.
+func TestParseErrors_Bounded(t *testing.T) {
+	ctl, rails := map[string]string{}, []map[string]any{}
+	for i := range 5000 {
+		ctl[fmt.Sprintf("bad.%d.%s", i, strings.Repeat("x", 1000))] = "1"
+		rails = append(rails, map[string]any{"mtu": 1, "table": 254})
+	}
+	text, err := json.Marshal(map[string]any{"name": "n", "sysctl": ctl, "rails": rails, "runtimeConfig": map[string]any{"ips": slices.Repeat([]string{"x"}, 5000)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conf.Parse(text, "")
+	if got := strings.Count(err.Error(), "\n"); got > 70 || len(err.Error()) > 20000 || !strings.Contains(err.Error(), "more errors") {
+		t.Errorf("%d lines, %d bytes", got, len(err.Error()))
+	}
+	if _, err = conf.ParseIPAM(text, ""); strings.Count(err.Error(), "\n") > 70 {
+		t.Errorf("%d bytes", len(err.Error()))
 	}
 }
 
@@ -233,6 +273,9 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("accepted: %+v", s)
 			}
 			names[r.Name("net1")] = true
+			if (r.Label != "" || r.Auto) && r.Master+r.Device != "" || r.Label != "" && r.Auto || r.ToS != nil && s.RDMA == conf.RDMAOff {
+				t.Fatalf("accepted: %+v", s)
+			}
 		}
 	})
 }

@@ -124,6 +124,8 @@ type Config struct {
 
 	// RDMA is RDMAAuto (also if empty), RDMARequired or RDMAOff.
 	RDMA string `json:"rdma,omitempty"`
+	// RoCEToS is the type of service, 0 to 255, of what is sent over RoCE; absent: as the RDMA device has it.
+	RoCEToS *int `json:"roceToS,omitempty"`
 
 	// Rails make several interfaces in one call, one each. What a rail leaves out is as above.
 	Rails []Rail `json:"rails,omitempty"`
@@ -158,7 +160,13 @@ type Rail struct {
 	// Master and Device as in Config, whichever the kind takes.
 	Master string `json:"master,omitempty"`
 	Device string `json:"device,omitempty"`
-	MTU    int    `json:"mtu,omitempty"`
+	// Label stands for the NIC to which the node's list of labels gives it, and Auto for the first NIC of the node that is fit and no
+	// other rail's. Both are instead of Master and Device.
+	Label string `json:"label,omitempty"`
+	Auto  bool   `json:"auto,omitempty"`
+	MTU   int    `json:"mtu,omitempty"`
+	// RoCEToS as in Config.
+	RoCEToS *int `json:"roceToS,omitempty"`
 	// Pool is the IPPool to lease from; empty: that of ipam.
 	Pool string `json:"pool,omitempty"`
 	// Table is the routing table of what leaves with the rail's addresses; 0: one from 1000 on
@@ -172,7 +180,7 @@ type RuntimeConfig struct {
 	IPs      []string `json:"ips,omitempty"`
 	MAC      string   `json:"mac,omitempty"`
 	DeviceID string   `json:"deviceID,omitempty"`
-	// InfinibandGUID is a port's GUID, e.g. 00:11:22:33:44:55:66:77. It is refused: nothing sets it.
+	// InfinibandGUID is the GUID that a virtual function and its port get, e.g. 02:11:22:33:44:55:66:77.
 	InfinibandGUID string `json:"infinibandGUID,omitempty"`
 	// DeviceInfoFile is where to write the device information of the Network Plumbing Working Group's
 	// device-info-spec 1.1.0.

@@ -26,6 +26,33 @@ func fieldErrorf(field, format string, args ...any) error {
 	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
 }
 
+// maxErrors bounds what is told at once: a config may have any number of keys, and a pod's event has room for little.
+const maxErrors = 64
+
+// bounded is errors.Join for a whole config: a flat list, of which the first maxErrors are kept and the rest is counted.
+func bounded(errs ...error) error {
+	list := flat(nil, errors.Join(errs...))
+	if more := len(list) - maxErrors; more > 0 {
+		list = append(list[:maxErrors:maxErrors], fieldErrorf("config", "has %d more errors: mend those above first", more))
+	}
+	return errors.Join(list...)
+}
+
+// flat appends err to the list, or what it joins.
+func flat(list []error, err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // it is this very one that is taken apart
+	switch {
+	case err == nil:
+		return list
+	case !ok:
+		return append(list, err)
+	}
+	for _, e := range joined.Unwrap() {
+		list = flat(list, e)
+	}
+	return list
+}
+
 // decode is json.Unmarshal with errors of this package. The prefix is the path of data in the config.
 func decode(data []byte, prefix string, into any) error {
 	err := json.Unmarshal(data, into)

@@ -73,6 +73,30 @@ func ParseMAC(field, text string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
+// guid is the GUID that the pod asks for, or nil.
+func (c Config) guid(kind string) (net.HardwareAddr, error) {
+	const field = "runtimeConfig." + CapabilityInfinibandGUID
+	if c.RuntimeConfig == nil || c.RuntimeConfig.InfinibandGUID == "" {
+		return nil, nil
+	}
+	text := c.RuntimeConfig.InfinibandGUID
+	guid, err := net.ParseMAC(text)
+	all := func(b byte) bool {
+		return err == nil && !slices.ContainsFunc(guid, func(x byte) bool { return x != b })
+	}
+	switch {
+	case err != nil || len(guid) != 8:
+		return nil, fieldErrorf(field, "%.80q is no GUID: write one like 02:11:22:33:44:55:66:77", text)
+	case all(0) || all(0xff):
+		return nil, fieldErrorf(field, "%s is no port's: write one like 02:11:22:33:44:55:66:77", guid)
+	case !Moves(kind):
+		return nil, fieldErrorf(field, "means nothing to a %s, which has its master's: leave the pod's infiniband-guid out", kind)
+	case len(c.Rails) > 0:
+		return nil, fieldErrorf(field, "is for one device, and the network has several rails: leave the pod's infiniband-guid out")
+	}
+	return guid, nil
+}
+
 // static are the addresses asked for by name: those of runtimeConfig, or else those of the pod's cni-args.
 func (c Config) static() ([]netip.Addr, error) {
 	field, list := "runtimeConfig.ips", []string(nil)
@@ -116,7 +140,7 @@ func parseSysctls(m map[string]string) ([]Sysctl, error) {
 	var out []Sysctl
 	var errs []error
 	for key, value := range m {
-		field := "sysctl." + key
+		field := fmt.Sprintf("sysctl.%.80s", key)
 		path := key
 		if !strings.Contains(key, "/") { // as sysctl(8): with a slash anywhere, dots are not separators
 			path = strings.ReplaceAll(key, ".", "/")

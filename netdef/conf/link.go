@@ -4,23 +4,10 @@
 package conf
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/containernetworking/cni/pkg/utils"
-)
-
-const (
-	// maxRails bounds a list of rails; machines have eight or sixteen.
-	maxRails = 32
-	// firstTable is the routing table of the first rail that names none.
-	firstTable = 1000
-	// maxTable is the highest table below those that the kernel keeps for itself: 253 to 255 are, and so is 0.
-	maxTable = 1<<31 - 1
 )
 
 func kinds() []string {
@@ -96,6 +83,7 @@ func (s *Spec) misplaced(c Config) error {
 	only("hwaddr", c.HWAddr != "", KindHostDevice, KindSRIOV)
 	only("bcqueuelen", c.BCQueueLen != 0, KindMacvlan)
 	only("pkey", c.PKey != "", KindIPoIB)
+	only("roceToS", c.RoCEToS != nil, KindMacvlan, KindIPvlan, KindHostDevice, KindSRIOV, KindChained)
 	for field, set := range map[string]bool{
 		"vlan": c.VLAN != nil, "vlanQoS": c.VLANQoS != nil, "vlanProto": c.VLANProto != "", "spoofchk": c.SpoofChk != "",
 		"trust": c.Trust != "", "link_state": c.LinkState != "", "min_tx_rate": c.MinTxRate != nil, "max_tx_rate": c.MaxTxRate != nil,
@@ -161,92 +149,4 @@ func (c Config) pkey() (uint16, error) {
 		return 0, fieldErrorf("pkey", "is %.80q: write a partition key like 0x8001", c.PKey)
 	}
 	return uint16(n), nil
-}
-
-// guid refuses a GUID that a pod asks for, which would be lost otherwise.
-func (c Config) guid() error {
-	if c.RuntimeConfig == nil || c.RuntimeConfig.InfinibandGUID == "" {
-		return nil
-	}
-	return fieldErrorf("runtimeConfig."+CapabilityInfinibandGUID, "cannot be set by this version: leave the pod's infiniband-guid out")
-}
-
-// rails gives each rail with what it inherits, or the one rail that a config without a list is.
-func (c Config) rails(k Known) ([]RailSpec, error) {
-	kind := cmp.Or(c.Kind, KindMacvlan)
-	own := RailSpec{Master: c.Master, Device: c.Device, MTU: c.MTU, Pool: k.Pool}
-	if len(c.Rails) == 0 {
-		return []RailSpec{own}, own.check("", kind)
-	}
-	var errs []error
-	if len(c.Rails) > maxRails {
-		errs = append(errs, fieldErrorf("rails", "has %d entries: use at most %d", len(c.Rails), maxRails))
-	}
-	if kind == KindChained {
-		errs = append(errs, fieldErrorf("rails", "means nothing to kind %s: the plugin before makes the interfaces", KindChained))
-	}
-	out := make([]RailSpec, 0, len(c.Rails))
-	names, tables := map[string]bool{}, map[int]bool{}
-	for i, r := range c.Rails {
-		at := fmt.Sprintf("rails[%d].", i)
-		s := own
-		if i > 0 {
-			s.IfName = fmt.Sprintf("-%d", i+1)
-		}
-		s.Table, s.AutoTable = firstTable+i, r.Table == 0
-		override(&s.IfName, r.Interface)
-		override(&s.Master, r.Master)
-		override(&s.Device, r.Device)
-		override(&s.Pool, r.Pool)
-		override(&s.MTU, r.MTU)
-		override(&s.Table, r.Table)
-		errs = append(errs, s.check(at, kind))
-		if r.Interface != "" {
-			errs = append(errs, CheckInterface(at+"interface", r.Interface))
-		}
-		if r.Pool != "" && k.IPAMType != IPAMType {
-			errs = append(errs, fieldErrorf(at+"pool", "needs an ipam section of type %s", IPAMType))
-		}
-		if names[s.IfName] {
-			errs = append(errs, fieldErrorf(at+"interface", "is that of another rail: give each its own"))
-		}
-		if tables[s.Table] {
-			errs = append(errs, fieldErrorf(at+"table", "%d is that of another rail: give each its own", s.Table))
-		}
-		names[s.IfName], tables[s.Table] = true, true
-		out = append(out, s)
-	}
-	return out, errors.Join(errs...)
-}
-
-// CheckInterface refuses what no interface can be called.
-func CheckInterface(field, name string) error {
-	if utils.ValidateInterfaceName(name) != nil || name[0] == '-' || strings.ContainsRune(name, '%') || name == "all" || name == "default" {
-		return fieldErrorf(field, "%.80q is no interface's name: write one like net1, of up to 15 bytes", name)
-	}
-	return nil
-}
-
-func (r RailSpec) check(at, kind string) error {
-	errs := []error{CheckMaster(at+"master", r.Master), CheckMaster(at+"device", r.Device)}
-	if r.MTU != 0 && (r.MTU < minMTU || r.MTU > maxMTU) {
-		errs = append(errs, fieldErrorf(at+"mtu", "is %d: write %d to %d, or 0 for the master's", r.MTU, minMTU, maxMTU))
-	}
-	if r.Table < 0 || r.Table > maxTable || r.Table >= 253 && r.Table <= 255 {
-		errs = append(errs, fieldErrorf(at+"table", "is %d: write 1 to 252, or 256 to %d", r.Table, maxTable))
-	}
-	if at != "" && OnMaster(kind) && r.Device != "" {
-		errs = append(errs, fieldErrorf(at+"device", "means nothing to a %s: write master", kind))
-	}
-	if at != "" && Moves(kind) && r.Master != "" {
-		errs = append(errs, fieldErrorf(at+"master", "means nothing to a %s: write device", kind))
-	}
-	return errors.Join(errs...)
-}
-
-func override[T comparable](what *T, by T) {
-	var zero T
-	if by != zero {
-		*what = by
-	}
 }

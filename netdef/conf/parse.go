@@ -41,8 +41,10 @@ type Spec struct {
 	// HWAddr is the hardware address of the link to move, or nil.
 	HWAddr net.HardwareAddr
 	VF     VF
-	PKey   uint16 // 0: the master's
-	RDMA   string // RDMAAuto, RDMARequired or RDMAOff
+	// GUID is that of the virtual function to move and of its port, 8 bytes, or nil: they stay as they are.
+	GUID net.HardwareAddr
+	PKey uint16 // 0: the master's
+	RDMA string // RDMAAuto, RDMARequired or RDMAOff
 	// Rails has at least one. They are of one kind and have different names.
 	Rails          []RailSpec
 	Sysctls        []Sysctl // by key
@@ -62,9 +64,13 @@ type RailSpec struct {
 	IfName string
 	Master string // empty: see Config.Master
 	Device string // empty: see Config.Device
-	MTU    int    // 0: the master's or the device's
-	Pool   string // empty where the config's address management is not Railyard's
-	Table  int    // 0 if the config lists no rails
+	// Label and Auto are instead of Master and Device: see Rail.
+	Label string
+	Auto  bool
+	MTU   int    // 0: the master's or the device's
+	ToS   *uint8 // of RoCE; nil: the RDMA device's
+	Pool  string // empty where the config's address management is not Railyard's
+	Table int    // 0 if the config lists no rails
 	// AutoTable says that Table is a proposal: the config names none, and another one that is free in the pod will do.
 	AutoTable bool
 }
@@ -146,14 +152,15 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	if c.DNS != nil {
 		s.DNS = *c.DNS
 	}
-	var known, link, mac, ips, ctl, rails error
+	var known, link, mac, ips, ctl, rails, guid error
 	s.Known, known = c.known(defaultDir)
 	link = s.checkLink(c)
 	s.MAC, mac = c.mac()
 	s.Static, ips = c.static()
 	s.Sysctls, ctl = parseSysctls(c.Sysctl)
 	s.Rails, rails = c.rails(s.Known)
-	errs := []error{known, link, mac, ips, ctl, rails, c.guid()}
+	s.GUID, guid = c.guid(s.Kind)
+	errs := []error{known, link, mac, ips, ctl, noNullRails(data), rails, guid}
 	if rc := c.RuntimeConfig; rc != nil {
 		s.RuntimeMAC = rc.MAC != ""
 		if rc.DeviceID != "" {
@@ -169,7 +176,7 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	if s.PrevResult != nil && s.PrevResult[0] != '{' {
 		errs = append(errs, fieldErrorf("prevResult", "is no object: pass the result of the plugin before unchanged"))
 	}
-	return s, errors.Join(errs...)
+	return s, bounded(errs...)
 }
 
 // ParseKnown reads what a DEL may count on; whatever else the config holds is not looked at, right or wrong.
@@ -229,7 +236,7 @@ func ParseIPAM(data []byte, defaultDir string) (IPAM, error) {
 		err = fieldErrorf("ipam.type", "is %q: write %q", known.IPAMType, IPAMType)
 	}
 	static, bad := c.static()
-	return IPAM{Known: known, Static: static}, errors.Join(err, bad)
+	return IPAM{Known: known, Static: static}, bounded(err, bad)
 }
 
 // ParseValidAttachments gives the attachments that a GC shall keep. A config without the list is refused: not
