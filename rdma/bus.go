@@ -118,6 +118,22 @@ func PhysFn(sys fs.FS, vf BusAddr) (pf BusAddr, index int, ok bool, err error) {
 	return "", 0, false, fmt.Errorf("%s has no link to its virtual function %s: %w", above, vf, ErrNotFound)
 }
 
+// NUMANode returns the node that a PCI function or auxiliary device hangs on, or -1 if the machine doesn't say. It is an ErrNotFound if
+// there is no such function.
+func NUMANode(sys fs.FS, a BusAddr) (int, error) {
+	dir, err := a.dir()
+	if err != nil {
+		return -1, err
+	}
+	if err := mustExist(sys, dir); err != nil {
+		return -1, err
+	}
+	if target, err := fs.ReadLink(sys, dir); err == nil { // to where the hardware is, below what it hangs on
+		dir = path.Join(path.Dir(dir), target)
+	}
+	return numaNode(sys, path.Join(dir, "device"))
+}
+
 // mustExist is an ErrNotFound where the directory is not there.
 func mustExist(sys fs.FS, dir string) error {
 	_, err := fs.Stat(sys, dir)

@@ -59,4 +59,6 @@ var (
 	ErrBusy = errors.New("busy")
 	// ErrUnsupported: the kernel, its mode or the driver can't do this. Trying again does not help.
 	ErrUnsupported = errors.New("not supported")
+	// ErrNotMounted: the file system that has the setting is not mounted. It comes with an ErrUnsupported.
+	ErrNotMounted = errors.New("configfs is not mounted")
 )

@@ -28,7 +28,8 @@ func DefaultRoCEToS(configfs, device string, port int) (uint8, error) {
 // connections made from then on, until the device is moved or its driver loaded anew. configfs is where that is mounted:
 // ConfigFS.
 //
-// It is an ErrUnsupported if rdma_cm is not loaded or configfs not mounted, and an ErrNotFound if there is no such device or port.
+// It is an ErrUnsupported if rdma_cm is not loaded, one that is an ErrNotMounted too if configfs is not mounted, and an ErrNotFound if
+// there is no such device or port.
 func SetDefaultRoCEToS(configfs, device string, port int, tos uint8) (old uint8, err error) {
 	return kernelGroups(configfs).setToS(device, port, tos)
 }
@@ -88,6 +89,17 @@ func (g groups) setToS(device string, port int, tos uint8) (old uint8, err error
 	return old, err
 }
 
+// missing says why the directory of rdma_cm is not there.
+func (g groups) missing() error {
+	const magic = 0x62656570 // CONFIGFS_MAGIC in fs/configfs/mount.c
+	mount := filepath.Dir(g.dir)
+	var s unix.Statfs_t
+	if err := unix.Statfs(mount, &s); err != nil || s.Type != magic {
+		return fmt.Errorf("%w: %w at %s: mount it (mount -t configfs none %s)", ErrUnsupported, ErrNotMounted, mount, mount)
+	}
+	return fmt.Errorf("%w: %s is not there: load rdma_cm (modprobe rdma_cm)", ErrUnsupported, g.dir)
+}
+
 // groupAttempts is how often another process may remove the directory that it made while we use it.
 const groupAttempts = 10
 
@@ -98,7 +110,7 @@ func (g groups) with(device string, f func(dir string) error) error {
 	}
 	switch _, err := os.Stat(g.dir); {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s is not there: rdma_cm is not loaded or configfs not mounted: %w", g.dir, ErrUnsupported)
+		return g.missing()
 	case err != nil:
 		return err
 	}

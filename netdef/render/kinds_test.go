@@ -31,6 +31,12 @@ func TestKindsRefused(t *testing.T) {
 	}{
 		"rdma":                    {"MacvlanNetwork", `{rdma: "on"}`, []string{"spec.rdma"}, "write auto, required or off"},
 		"rdma twice":              {"MacvlanNetwork", `{rdma: auto, metaPlugins: '{"type":"sbr"},{"type":"rdma"}'}`, []string{"spec.rdma"}, "spec.metaPlugins[1]"},
+		"ToS":                     {"MacvlanNetwork", `{roceToS: 256}`, []string{"spec.roceToS"}, "0 to 255"},
+		"ToS without RDMA":        {"MacvlanNetwork", `{roceToS: 4, rdma: "off"}`, []string{"spec.roceToS"}, "leave one of them out"},
+		"ToS on InfiniBand":       {ipoib, `{roceToS: 4}`, []string{"spec.roceToS"}, "means nothing to a ipoib"},
+		"rail's ToS":              {rails, `{rails: [{}, {roceToS: -1}]}`, []string{"spec.rails[1].roceToS"}, "0 to 255"},
+		"rail's label":            {rails, `{rails: [{label: "a b"}]}`, []string{"spec.rails[0].label"}, "leaf-3"},
+		"label and master":        {rails, `{rails: [{label: a, master: b}]}`, []string{"spec.rails[0].label"}, "one of them"},
 		"no device":               {hostDevice, `{}`, []string{"spec.resourceName"}, "so is spec.device"},
 		"resource and device":     {hostDevice, `{resourceName: a, device: b}`, []string{"spec.device"}, "together with spec.resourceName"},
 		"resource":                {hostDevice, `{resourceName: a/b/c}`, []string{"spec.resourceName"}, "intel.com/sriov"},
@@ -103,6 +109,7 @@ func TestPoolNames(t *testing.T) {
 // FuzzSpec renders specs of each kind: what is not refused, with an ErrInvalid, the runtime can load.
 func FuzzSpec(f *testing.F) {
 	for _, spec := range []string{
+		`{"roceToS":106,"kind":"sriov","rails":[{"label":"leaf-0"},{"auto":true,"roceToS":0}]}`,
 		`{"master":"a","rdma":"off"}`, `{"resourceName":"a","sriov":{"vlan":7,"trust":true}}`, `{"device":"0000:3b:00.1"}`, `{"mode":"connected","pkey":"0x8001"}`,
 		`{"kind":"ipvlan","rails":[{"master":"a","pool":{"name":"p"}},{"interface":"x","table":9,"pool":{"name":"q"}}]}`,
 	} {

@@ -100,6 +100,7 @@ func rail(s *v1alpha1.RailNetworkSpec) (link, error) {
 	for _, r := range s.Rails {
 		out := conf.Rail{
 			Interface: r.Interface, Master: string(r.Master), Device: string(r.Device), MTU: int(r.MTU), Table: int(r.Table),
+			Label: r.Label, Auto: r.Auto, RoCEToS: number(r.RoCEToS),
 		}
 		if r.Pool != nil {
 			out.Pool = r.Pool.Name
@@ -108,13 +109,13 @@ func rail(s *v1alpha1.RailNetworkSpec) (link, error) {
 	}
 	l := link{config: c}
 	allowed := []string{conf.KindMacvlan, conf.KindIPvlan, conf.KindHostDevice, conf.KindSRIOV}
-	switch i := slices.IndexFunc(c.Rails, func(r conf.Rail) bool { return r.Device == "" }); {
+	switch i := slices.IndexFunc(c.Rails, func(r conf.Rail) bool { return r.Device == "" && r.Label == "" && !r.Auto }); {
 	case !slices.Contains(allowed, c.Kind):
 		return l, fieldErrorf("spec.kind", "%.80q is unknown here: write one of %s", c.Kind, strings.Join(allowed, ", "))
 	case len(c.Rails) == 0:
 		return l, fieldErrorf("spec.rails", "is empty: write at least one rail")
 	case conf.Moves(c.Kind) && i >= 0:
-		return l, fieldErrorf(fmt.Sprintf("spec.rails[%d].device", i), "is missing: a %s moves a device into the pod, so name it", c.Kind)
+		return l, fieldErrorf(fmt.Sprintf("spec.rails[%d].device", i), "is missing: a %s moves a device into the pod, so write device, label or auto", c.Kind)
 	}
 	return l, nil
 }
@@ -123,7 +124,7 @@ func rail(s *v1alpha1.RailNetworkSpec) (link, error) {
 // understands, be it to refuse it: a wish that is not declared is dropped by the runtime without a word.
 func capabilities(kind string) []string {
 	out := []string{conf.CapabilityIPs, conf.CapabilityMAC, conf.CapabilityDeviceID, conf.CapabilityDeviceInfoFile}
-	if kind == conf.KindIPoIB || kind == conf.KindSRIOV {
+	if kind == conf.KindIPoIB || conf.Moves(kind) {
 		out = append(out, conf.CapabilityInfinibandGUID)
 	}
 	return out
@@ -137,14 +138,15 @@ func sriovFields() map[string]string {
 	}
 }
 
+func number(n *int32) *int {
+	if n == nil {
+		return nil
+	}
+	return new(int(*n))
+}
+
 // setVF writes spec.sriov in the plugin's words.
 func setVF(c *conf.Config, s *v1alpha1.SRIOVSettings) {
-	number := func(n *int32) *int {
-		if n == nil {
-			return nil
-		}
-		return new(int(*n))
-	}
 	onOff := func(b *bool) string {
 		switch {
 		case b == nil:

@@ -53,6 +53,7 @@ func Network(n v1alpha1.Network) (*nadv1.NetworkAttachmentDefinition, error) {
 	errs = append(errs, err)
 	meta, err := parseMetaPlugins("spec.metaPlugins", spec.MetaPlugins)
 	errs = append(errs, err)
+	own.config.RoCEToS = number(spec.RoCEToS)
 	own.config.RDMA, err = rdma(spec, meta)
 	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {

@@ -30,6 +30,8 @@ type IPoIBNetwork struct {
 }
 
 // IPoIBNetworkSpec is what is wanted. It takes every field of mellanox.com/v1alpha1 IPoIBNetwork unchanged.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.roceToS)",fieldPath=".roceToS",message="is for RoCE, and the network is InfiniBand: leave it out"
 type IPoIBNetworkSpec struct {
 	NetworkSpec `json:",inline"`
 

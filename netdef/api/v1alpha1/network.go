@@ -42,6 +42,7 @@ func KindOf(n Network) string { return reflect.TypeOf(n).Elem().Name() }
 
 // NetworkSpec is what every kind of network has.
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.roceToS) || !has(self.rdma) || self.rdma != 'off'",fieldPath=".roceToS",message="means nothing where spec.rdma is off: leave one of them out"
 // +kubebuilder:validation:XValidation:rule="!has(self.pool) || !has(self.ipam) || size(self.ipam.trim()) == 0",fieldPath=".ipam",message="spec.ipam and spec.pool exclude each other: keep pool for Railyard's addresses, or ipam for another IPAM plugin's"
 type NetworkSpec struct {
 	// NetworkNamespace is the namespace of the NetworkAttachmentDefinition; empty means "default".
@@ -56,6 +57,13 @@ type NetworkSpec struct {
 	// +optional
 	// +kubebuilder:validation:Enum=auto;required;"off"
 	RDMA string `json:"rdma,omitempty"`
+
+	// RoCEToS is the type of service of what pods send over RoCE: four times the DSCP, plus 2 for ECN. It is set on the RDMA device while
+	// a pod has the network, so all pods on one device have the same. Left out, it stays as it is.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=255
+	RoCEToS *int32 `json:"roceToS,omitempty"`
 
 	// IPAM is the JSON of a CNI ipam section, kept as it is. Empty, with no pool, means a network without addresses.
 	// +optional

@@ -37,7 +37,7 @@ type RailNetwork struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.sriov) || self.kind == 'sriov'",fieldPath=".sriov",message="is for virtual functions: remove it, or write sriov as spec.kind"
 // +kubebuilder:validation:XValidation:rule="!(self.kind in ['macvlan', 'ipvlan']) || self.rails.all(r, !has(r.device) || size(r.device) == 0)",fieldPath=".rails",message="device is for the kinds host-device and sriov: write master in each of spec.rails"
 // +kubebuilder:validation:XValidation:rule="!(self.kind in ['host-device', 'sriov']) || self.rails.all(r, !has(r.master) || size(r.master) == 0)",fieldPath=".rails",message="master is for the kinds macvlan and ipvlan: write device in each of spec.rails"
-// +kubebuilder:validation:XValidation:rule="!(self.kind in ['host-device', 'sriov']) || self.rails.all(r, has(r.device) && size(r.device) > 0)",fieldPath=".rails",message="device is missing: the kinds host-device and sriov need one in each of spec.rails"
+// +kubebuilder:validation:XValidation:rule="!(self.kind in ['host-device', 'sriov']) || self.rails.all(r, has(r.device) && size(r.device) > 0 || has(r.label) || has(r.auto) && r.auto)",fieldPath=".rails",message="device is missing: the kinds host-device and sriov need device, label or auto in each of spec.rails"
 // +kubebuilder:validation:XValidation:rule="!has(self.ipam) || size(self.ipam.trim()) == 0 || self.rails.all(r, !has(r.pool))",fieldPath=".ipam",message="spec.ipam and a pool in spec.rails exclude each other: keep the pools for Railyard's addresses, or ipam for another IPAM plugin's"
 // +kubebuilder:validation:XValidation:rule="has(self.pool) || self.rails.all(r, has(r.pool)) || self.rails.all(r, !has(r.pool))",fieldPath=".pool",message="is missing: some of spec.rails name no pool of their own; write one here for them"
 type RailNetworkSpec struct {
@@ -71,10 +71,13 @@ type RailNetworkSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !has(a.interface) || a.interface == '' || self.exists_one(b, has(b.interface) && b.interface == a.interface))",message="two rails have the same interface: give each its own"
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !has(a.table) || a.table == 0 || self.exists_one(b, has(b.table) && b.table == a.table))",message="two rails have the same table: give each its own"
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !has(a.device) || a.device == '' || self.exists_one(b, has(b.device) && b.device == a.device))",message="two rails have the same device: it can be moved once only"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !has(a.label) || self.exists_one(b, has(b.label) && b.label == a.label))",message="two rails have the same label: give each its own"
 	Rails []Rail `json:"rails"`
 }
 
 // Rail is one interface of the pod.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.master) && size(self.master) > 0, has(self.device) && size(self.device) > 0, has(self.label), has(self.auto) && self.auto].filter(x, x).size() <= 1",fieldPath=".label",message="stands beside another of master, device, label and auto: write one of them"
 type Rail struct {
 	// Interface is its name in the pod. Empty means the name that the pod's annotation gives for the first rail, and that with -2, -3
 	// and so on for the others.
@@ -92,6 +95,23 @@ type Rail struct {
 	// an auxiliary device such as mlx5_core.sf.4.
 	// +optional
 	Device LinkName `json:"device,omitempty"`
+
+	// Label stands for the NIC to which the node's list of labels gives it, instead of master or device.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[-A-Za-z0-9_.]+$')",message="is no label: use letters, digits, dots, dashes and underscores"
+	Label string `json:"label,omitempty"`
+
+	// Auto takes the first of the node's NICs, by PCI address, that is fit for a rail and is no other rail's, instead of master or device.
+	// +optional
+	Auto bool `json:"auto,omitempty"`
+
+	// RoCEToS is the type of service of this rail; left out, it is spec.roceToS.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=255
+	RoCEToS *int32 `json:"roceToS,omitempty"`
 
 	// Pool names the IPPool of this rail; left out, it is spec.pool.
 	// +optional

@@ -82,11 +82,13 @@ type Step struct {
 	Sysctl   *Sysctl   `json:"sysctl,omitempty"`
 	Rule     *Rule     `json:"rule,omitempty"`
 	File     *File     `json:"file,omitempty"`
+	ToS      *ToS      `json:"tos,omitempty"`
 }
 
 // Known says that this version can undo the step.
 func (s Step) Known() bool {
-	return s.Lease != nil || s.Delegate != nil || s.Link != nil || s.RDMA != nil || s.Sysctl != nil || s.Rule != nil || s.File != nil
+	return s.Lease != nil || s.Delegate != nil || s.Link != nil || s.RDMA != nil || s.Sysctl != nil || s.Rule != nil || s.File != nil ||
+		s.ToS != nil
 }
 
 // Rename gives the source of addresses the name of an interface that is not the attachment's first.
@@ -154,8 +156,24 @@ type Host struct {
 	MTU       int      `json:"mtu"`
 	Up        bool     `json:"up"`
 	Addresses []string `json:"addresses,omitempty"` // with their prefix lengths
+	// Details are the same addresses with all that was said of them. A program of before goes by Addresses alone, and a journal of
+	// before has no Details.
+	Details []Address `json:"details,omitempty"`
+	// Sysctls are its own settings that differ from those of a new link: the kernel forgets them on the way. Their paths have IFNAME for
+	// its name.
+	Sysctls []Sysctl `json:"sysctls,omitempty"`
 	// VF is what the physical function set for it; nil: nothing.
 	VF *VF `json:"vf,omitempty"`
+}
+
+// Address is one of a link's addresses, as rtnetlink(7) has it.
+type Address struct {
+	Prefix    string `json:"prefix"`
+	Peer      string `json:"peer,omitempty"` // with its prefix length
+	Broadcast string `json:"broadcast,omitempty"`
+	Label     string `json:"label,omitempty"`
+	Scope     int    `json:"scope,omitempty"`
+	Flags     int    `json:"flags,omitempty"`
 }
 
 // VF is what a physical function knows of a virtual one.
@@ -176,6 +194,9 @@ type VFState struct {
 	SpoofChk  *bool   `json:"spoofChk,omitempty"`
 	Trust     *bool   `json:"trust,omitempty"`
 	LinkState *uint32 `json:"linkState,omitempty"` // IFLA_VF_LINK_STATE_AUTO, _ENABLE, _DISABLE
+	// NodeGUID and PortGUID are of a virtual function on InfiniBand; empty: left alone.
+	NodeGUID string `json:"nodeGUID,omitempty"`
+	PortGUID string `json:"portGUID,omitempty"`
 }
 
 // VLAN is what a virtual function's frames are tagged with; ID 0: nothing. Proto is an EtherType.
@@ -208,6 +229,24 @@ type GID struct {
 	Type    string `json:"type"` // as sysfs writes it, e.g. RoCE v2
 }
 
+// ToS is the type of service of RoCE on one port of an RDMA device. Several attachments may hold one port, all with one value; then
+// Old of each is what was there before the first of them.
+type ToS struct {
+	// Device is its name for people. ID is the device; Moved says that it went into the pod, and is to be waited for.
+	Device string  `json:"device"`
+	ID     rdma.ID `json:"id"`
+	Bus    string  `json:"bus,omitempty"`
+	Moved  bool    `json:"moved,omitempty"`
+	Port   int     `json:"port"`
+	Value  uint8   `json:"value"`
+	Old    uint8   `json:"old"`
+	// OldClass is the traffic class that the driver forced before, which becomes Value too; nil where the driver forces none ever.
+	OldClass *int `json:"oldClass,omitempty"`
+}
+
+// SamePort says that both are of one port.
+func (t *ToS) SamePort(o *ToS) bool { return t.ID == o.ID && t.Port == o.Port }
+
 // Rule is all rules of the priority that lead to the table, one for each address of a rail.
 type Rule struct {
 	Table    int `json:"table"`
@@ -225,6 +264,8 @@ type Sysctl struct {
 // File is a file written for others.
 type File struct {
 	Path string `json:"path"`
+	// Container is the attachment's, where the file says whose it is: one that says another's by now is left alone.
+	Container string `json:"container,omitempty"`
 }
 
 // Decode reads the journal of the attachment id. Errors wrap ErrDamaged or ErrNewer.
