@@ -19,6 +19,7 @@ import (
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni"
 	"github.com/railyard-net/railyard/plugins/kubelet"
+	"github.com/railyard-net/railyard/rdma"
 )
 
 // attachments undoes those whose DEL never came: links go with their namespace by themselves, but a device that was moved
@@ -63,7 +64,7 @@ func newAttachments(log *slog.Logger, o options, gone func(ipam.NetNS) bool, r p
 		}
 	}
 	a.reconciler, err = cni.NewReconciler(cni.Options{
-		Log: log, Sys: os.DirFS("/sys"), StateDir: o.stateDir,
+		Log: log, Sys: os.DirFS("/sys"), SysDir: "/sys", ConfigFS: rdma.ConfigFS, StateDir: o.stateDir,
 		Leaser: func(paths conf.Paths) ipam.Leaser { return client.New(paths.AgentSocket, paths.Store()) },
 	}, o.stateDir, o.evidence(gone))
 	if err != nil {

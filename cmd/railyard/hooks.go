@@ -5,4 +5,6 @@
 
 package main
 
-func hooks(func(string) string) hook { return hook{sys: "/sys"} }
+import "github.com/railyard-net/railyard/netdef/conf"
+
+func hooks(func(string) string) hook { return hook{sys: "/sys", labels: conf.LabelFile} }

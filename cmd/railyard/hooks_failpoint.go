@@ -12,9 +12,10 @@ import (
 )
 
 // hooks of a binary for tests. RAILYARD_FAILPOINT names the point at which the process kills itself, as
-// point or point#n for the n-th time it is there. RAILYARD_SYS stands for /sys.
+// point or point#n for the n-th time it is there. RAILYARD_SYS stands for /sys, and
+// RAILYARD_LABELS for the administrator's list of rails; without it there is none.
 func hooks(getenv func(string) string) hook {
-	h := hook{sys: "/sys"}
+	h := hook{sys: "/sys", labels: getenv("RAILYARD_LABELS")}
 	if dir := getenv("RAILYARD_SYS"); dir != "" {
 		h.sys = dir
 	}

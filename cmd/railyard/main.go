@@ -20,6 +20,7 @@ import (
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni"
 	"github.com/railyard-net/railyard/plugins/dispatch"
+	"github.com/railyard-net/railyard/rdma"
 )
 
 func main() {
@@ -56,6 +57,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, environ
 	p := cni.New(cni.Options{
 		Log:      slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: &level})),
 		Sys:      os.DirFS(hook.sys),
+		SysDir:   hook.sys,
+		ConfigFS: rdma.ConfigFS,
+		Labels:   hook.labels,
 		StateDir: getenv("RAILYARD_STATE_DIR"),
 		Environ:  environ,
 		Leaser: func(paths conf.Paths) ipam.Leaser {
@@ -68,6 +72,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, environ
 
 // hook is where a test's binary differs from a real one.
 type hook struct {
-	sys string
-	hit func(point string)
+	sys    string
+	labels string
+	hit    func(point string)
 }

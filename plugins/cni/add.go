@@ -33,6 +33,8 @@ type attachment struct {
 	// locks are those of the devices that the rails move, until they are moved.
 	locks   []*journal.Lock
 	devices []string // their keys
+	// shared are those of settings that others may hold too, until the journal is written.
+	shared []*journal.Lock
 	// tables are the routing tables that the pod uses, named those that the config names; nil until they are needed.
 	tables map[int]bool
 	named  []int
@@ -135,44 +137,12 @@ func (p *plugin) plan(ctx context.Context, dir *journal.Dir, t *attachment) erro
 		}
 		names[one.name()] = true
 	}
-	if t.sysctls, err = t.pod.planSysctls(t.spec.Sysctls, t.rails); err != nil {
+	if err := p.planShared(ctx, dir, t); err != nil {
 		return err
 	}
 	t.file, t.info = planDeviceInfo(p.Sys, t.rails[0])
 	t.journal = t.newJournal()
 	return nil
-}
-
-// planSysctls reads the old values of the settings that outlive the interfaces.
-func (p *pod) planSysctls(list []conf.Sysctl, rails []*rail) ([]journal.Sysctl, error) {
-	var out []journal.Sysctl
-	var lasting []int
-	for _, s := range list {
-		if !s.OfInterface() { // it outlives the interfaces
-			lasting = append(lasting, len(out))
-			out = append(out, journal.Sysctl{Path: s.Path(""), Value: s.Value})
-			continue
-		}
-		for _, r := range rails {
-			if r.link.Kind == conf.KindChained { // and so may another plugin's interface
-				lasting = append(lasting, len(out))
-			}
-			out = append(out, journal.Sysctl{Path: s.Path(r.name()), Value: s.Value})
-		}
-	}
-	if len(lasting) == 0 {
-		return out, nil
-	}
-	return out, p.do(func() error {
-		for _, i := range lasting {
-			old, err := readSysctl(out[i].Path)
-			if err != nil {
-				return dispatch.Errorf(dispatch.CodeSysctl, "sysctl: read %s: %w", out[i].Path, err)
-			}
-			out[i].Old = &old
-		}
-		return nil
-	})
 }
 
 func (t *attachment) newJournal() journal.Journal {
@@ -194,12 +164,19 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 	if err := dir.Write(t.journal); err != nil {
 		return nil, journalError(err)
 	}
+	t.unlockShared()
 	p.Hit("add:journaled")
 	for _, r := range t.rails {
+		if err := p.forceClass(r.tos); err != nil {
+			return nil, err
+		}
 		if err := p.makeLink(ctx, t, r); err != nil {
 			return nil, err
 		}
 		p.Hit("add:linked")
+		if err := p.setToS(r.tos); err != nil {
+			return nil, err
+		}
 	}
 	t.unlock()
 	// The links are there before the addresses are asked for: some IPAM plugins, dhcp for one, speak through them.
@@ -258,6 +235,14 @@ func (t *attachment) unlock() {
 		l.Unlock()
 	}
 	t.locks = nil
+	t.unlockShared()
+}
+
+func (t *attachment) unlockShared() {
+	for _, l := range t.shared {
+		l.Unlock()
+	}
+	t.shared = nil
 }
 
 func (t *attachment) close() {

@@ -128,6 +128,8 @@ func (c *checking) step(ctx context.Context, s journal.Step) error {
 		return c.checkRules(s.Rule)
 	case s.RDMA != nil:
 		return c.checkRDMA(s.RDMA)
+	case s.ToS != nil:
+		return c.checkToS(s.ToS)
 	case s.Sysctl != nil:
 		return checkSysctl(c.pod, *s.Sysctl)
 	}

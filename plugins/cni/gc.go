@@ -176,16 +176,14 @@ func (p *plugin) railReady(host *netlink.Handle, s conf.Spec, r conf.RailSpec) e
 		if err != nil {
 			return err
 		}
-		_, err = m.checkMTU(r.MTU)
-		if err == nil {
-			_, err = p.planRDMA(s, m, "")
+		if _, err = m.checkMTU(r.MTU); err != nil {
+			return err
 		}
-		return err
+		return p.rdmaReady(s, r, m)
 	case conf.Moves(s.Kind) && r.Device != "":
 		m, err := findDevice(host, p.Sys, s, r)
 		if err == nil {
-			_, err = p.planRDMA(s, m, "")
-			return err
+			return p.rdmaReady(s, r, m)
 		}
 		// A pod may have it at this moment, which is as it should be.
 		if p.taken(s, r) {
@@ -194,6 +192,19 @@ func (p *plugin) railReady(host *netlink.Handle, s conf.Spec, r conf.RailSpec) e
 		return err
 	}
 	return nil
+}
+
+// rdmaReady says whether the rail could have its RDMA device, with the type of service that it is to have.
+func (p *plugin) rdmaReady(s conf.Spec, r conf.RailSpec, m master) error {
+	plan, err := p.planRDMA(s, m, "")
+	if err != nil || r.ToS == nil {
+		return err
+	}
+	list, err := tosOf(&rail{rdma: plan, wantToS: r.ToS})
+	for _, one := range list {
+		err = errors.Join(err, p.readToS(one))
+	}
+	return err
 }
 
 // taken says that an attachment has the rail's device.

@@ -27,11 +27,14 @@ const (
 	settleWait = 5 * time.Second
 )
 
-// Options are what the plugin needs of the world. All must be set but for StateDir and Hit.
+// Options are what the plugin needs of the world. All must be set but for StateDir, Labels and Hit.
 type Options struct {
 	Log *slog.Logger
-	// Sys is /sys.
-	Sys fs.FS
+	// Sys is /sys, and SysDir its path, to write to. ConfigFS is where configfs is mounted: rdma.ConfigFS.
+	Sys              fs.FS
+	SysDir, ConfigFS string
+	// Labels is the administrator's list of the node's rails: conf.LabelFile.
+	Labels string
 	// StateDir is for configs that name none; empty: conf.DefaultStateDir.
 	StateDir string
 	// Environ is the environment of plugins that this one executes; their own CNI_ variables replace those in it.

@@ -28,15 +28,18 @@ type rail struct {
 	master master
 	link   *journal.Link
 	rdma   rdmaPlan
-	source *journal.Step
-	got    addresses
+	// wantToS is the config's type of service, or nil; tos are the ports that get it.
+	wantToS *uint8
+	tos     []*journal.ToS
+	source  *journal.Step
+	got     addresses
 }
 
 func (r *rail) name() string { return r.args.IfName }
 
 // planRail looks at everything that one rail needs, and changes nothing.
 func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, s conf.RailSpec) (*rail, error) {
-	r := &rail{args: t.args, spec: t.spec}
+	r := &rail{args: t.args, spec: t.spec, wantToS: s.ToS}
 	r.args.IfName, r.spec.Pool = s.Name(t.args.IfName), s.Pool
 	id := idOf(r.args)
 	var err error
@@ -124,6 +127,9 @@ func (r *rail) steps() []journal.Step {
 		out = append(out, *r.source)
 	}
 	out = append(out, journal.Step{Link: r.link})
+	for _, s := range r.tos {
+		out = append(out, journal.Step{ToS: s}) // undone when the device is back: a move resets it
+	}
 	if r.rdma.move != nil {
 		out = append(out, journal.Step{RDMA: r.rdma.move}) // undone before the link is, on every link layer
 	}

@@ -33,6 +33,16 @@ type rdmaPlan struct {
 	infiniband bool
 	// shared are the devices in whose tables the rail's addresses are to appear.
 	shared []rdma.Device
+	// moved is the device of move, as it was on the host.
+	moved rdma.Device
+}
+
+// devices are those of the rail, wherever they will be.
+func (r rdmaPlan) devices() []rdma.Device {
+	if r.move != nil {
+		return []rdma.Device{r.moved}
+	}
+	return r.shared
 }
 
 // names are those of the devices.
@@ -94,6 +104,7 @@ func (p *plugin) planRDMA(s conf.Spec, m master, ifName string) (rdmaPlan, error
 	return rdmaPlan{
 		move:       &journal.RDMA{Name: d.Name, ID: id, Bus: string(d.Bus)},
 		infiniband: onInfiniBand(d),
+		moved:      d,
 	}, nil
 }
 

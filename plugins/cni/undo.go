@@ -164,6 +164,8 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 		return removeFile(s.File)
 	case s.Link != nil && s.Link.Host != nil:
 		return u.giveBackLocked(ctx, s.Link)
+	case s.ToS != nil:
+		return u.restoreToS(ctx, s.ToS)
 	case u.pod == nil: // the rest lives in the pod, and died with it
 		return u.openErr
 	case s.Link != nil && s.Link.Kind == conf.KindChained:
@@ -177,7 +179,7 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 	case s.Sysctl.Old == nil:
 		return nil
 	}
-	return u.pod.restore(*s.Sysctl)
+	return u.restoreSysctl(ctx, s.Sysctl)
 }
 
 // restore gives a setting its old value back. One that has it is not written: what a pod may only read has failed
