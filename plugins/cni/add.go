@@ -28,7 +28,8 @@ type attachment struct {
 	rails   []*rail
 	sysctls []journal.Sysctl
 	file    *journal.File
-	info    pciInfo // in file
+	info    pciInfo       // in file
+	podFile *journal.File // what the pod's programs may read, or nil
 	journal journal.Journal
 	// locks are those of the devices that the rails move, until they are moved.
 	locks   []*journal.Lock
@@ -141,6 +142,7 @@ func (p *plugin) plan(ctx context.Context, dir *journal.Dir, t *attachment) erro
 		return err
 	}
 	t.file, t.info = planDeviceInfo(p.Sys, t.rails[0])
+	t.podFile = planPodFile(t)
 	t.journal = t.newJournal()
 	return nil
 }
@@ -155,6 +157,9 @@ func (t *attachment) newJournal() journal.Journal {
 	}
 	if t.file != nil {
 		j.Steps = append(j.Steps, journal.Step{File: t.file})
+	}
+	if t.podFile != nil {
+		j.Steps = append(j.Steps, journal.Step{File: t.podFile})
 	}
 	return j
 }
@@ -206,6 +211,11 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 			return nil, err
 		}
 		p.Hit("add:informed")
+	}
+	if t.podFile != nil {
+		if err := p.writePodFile(ctx, dir, t); err != nil {
+			return nil, err
+		}
 	}
 	return p.complete(dir, t)
 }

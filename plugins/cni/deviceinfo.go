@@ -77,7 +77,7 @@ func writeDeviceInfo(f *journal.File, info pciInfo) error {
 func removeFile(f *journal.File) error {
 	for _, name := range []string{f.Path, f.Path + tempFile} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			return dispatch.Errorf(dispatch.CodeIO, "remove the device information: %w", err)
+			return dispatch.Errorf(dispatch.CodeIO, "remove a file that the ADD wrote: %w", err)
 		}
 	}
 	return nil

@@ -160,6 +160,8 @@ func (u *undoing) step(ctx context.Context, s journal.Step) error {
 		return u.release(ctx, *s.Lease)
 	case s.Delegate != nil:
 		return u.delegate(ctx, *s.Delegate)
+	case s.File != nil && s.File.Container != "":
+		return u.removePodFile(ctx, s.File)
 	case s.File != nil:
 		return removeFile(s.File)
 	case s.Link != nil && s.Link.Host != nil:
