@@ -10,8 +10,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
@@ -136,8 +134,9 @@ func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
 		return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
 	}
 	defer host.Close()
+	t := &attachment{spec: spec, host: host}
 	for _, r := range spec.Rails {
-		if err := p.railReady(host, spec, r); err != nil {
+		if err := p.railReady(t, r); err != nil {
 			return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
 		}
 	}
@@ -168,30 +167,32 @@ func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
 	}
 }
 
-// railReady says whether the host has what the rail stands on. A device is known only to the call that brings it.
-func (p *plugin) railReady(host *netlink.Handle, s conf.Spec, r conf.RailSpec) error {
-	switch {
-	case conf.OnMaster(s.Kind):
-		m, err := findMaster(host, p.Sys, s, r)
+// railReady says whether the host has what the rail stands on. A device is known only to the call that brings it, or that chooses it.
+func (p *plugin) railReady(t *attachment, r conf.RailSpec) error {
+	s := t.spec
+	if conf.OnMaster(s.Kind) {
+		m, err := p.chooseMaster(t, r)
 		if err != nil {
 			return err
 		}
+		t.rails = append(t.rails, &rail{master: m}) // which keeps the next one from choosing it
 		if _, err = m.checkMTU(r.MTU); err != nil {
 			return err
 		}
 		return p.rdmaReady(s, r, m)
-	case conf.Moves(s.Kind) && r.Device != "":
-		m, err := findDevice(host, p.Sys, s, r)
-		if err == nil {
-			return p.rdmaReady(s, r, m)
-		}
-		// A pod may have it at this moment, which is as it should be.
-		if p.taken(s, r) {
-			return nil
-		}
+	}
+	r, err := p.labelled(s, r)
+	if err != nil || !conf.Moves(s.Kind) || r.Device == "" {
 		return err
 	}
-	return nil
+	m, err := findDevice(t.host, p.Sys, s, r)
+	switch {
+	case err == nil:
+		return p.rdmaReady(s, r, m)
+	case p.taken(s, r): // a pod has it at this moment, which is as it should be
+		return nil
+	}
+	return err
 }
 
 // rdmaReady says whether the rail could have its RDMA device, with the type of service that it is to have.

@@ -56,14 +56,14 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 	case r.spec.Kind == conf.KindChained:
 		err = r.planChained(t)
 	case conf.Moves(r.spec.Kind):
-		if err = p.lockDevice(ctx, dir, t, r, s); err != nil {
+		if err = p.claimDevice(ctx, dir, t, r, s); err != nil {
 			return nil, err
 		}
 		if r.link, err = planDevice(t.host, r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindSRIOV {
 			r.link.Host.VF, err = planVF(p.Sys, r.spec, r.master)
 		}
 	default:
-		if r.master, err = findMaster(t.host, p.Sys, r.spec, s); err != nil {
+		if r.master, err = p.chooseMaster(t, s); err != nil {
 			return nil, err
 		}
 		if r.link, err = planLink(r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindIPvlan {

@@ -6,6 +6,7 @@
 package rails
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -13,6 +14,14 @@ import (
 
 	"github.com/railyard-net/railyard/rdma"
 )
+
+// mountConfigFS mounts what comes with the module of RDMA, after the machine has booted.
+func mountConfigFS(t testing.TB) {
+	t.Helper()
+	if err := unix.Mount("none", rdma.ConfigFS, "configfs", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+		t.Fatal(err)
+	}
+}
 
 // tos is the type of service of the device's one port.
 func tos(t testing.TB, device string) int {
@@ -35,6 +44,7 @@ func sharers(t *testing.T, count int) []*attachment {
 	host, fabric := machine(t), newSpace(t)
 	host.cable("r0", fabric, "port0")
 	host.rxe("rxe0", "r0")
+	mountConfigFS(t)
 	_, err := rdma.SetDefaultRoCEToS(rdma.ConfigFS, "rxe0", 1, 40)
 	must(t, err)
 	dir := t.TempDir()
@@ -107,7 +117,7 @@ func TestPluginToSWithoutConfigFS(t *testing.T) {
 	needShared(t)
 	a := sharers(t, 1)[0]
 	must(t, unix.Unmount(rdma.ConfigFS, 0))
-	t.Cleanup(func() { must(t, unix.Mount("none", rdma.ConfigFS, "configfs", 0, "")) })
+	t.Cleanup(func() { mountConfigFS(t) })
 	a.fails("ADD", codeRDMA, "mount -t configfs")
 	a.fails("STATUS", 50, "mount -t configfs")
 	if a.pod.has("net1") {
@@ -126,6 +136,7 @@ func TestPluginToSExclusive(t *testing.T) {
 	host := machine(t)
 	_, all := chain(t, host)
 	a := all[0]
+	mountConfigFS(t)
 	_, err := rdma.SetDefaultRoCEToS(rdma.ConfigFS, "rxe0", 1, 40)
 	must(t, err)
 	a.conf["roceToS"] = 106
