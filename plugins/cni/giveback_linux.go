@@ -233,8 +233,9 @@ func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journ
 	if a.MTU != was.MTU {
 		refused("mtu", was.MTU, change{index: a.Index, mtu: was.MTU}.apply())
 	}
-	if err := u.restoreMAC(a.Index, mac, newMAC, was, refused); err != nil {
-		return err
+	later := u.restoreMAC(a.Index, mac, newMAC, was, refused)
+	if later != nil && !errors.Is(later, errLater) {
+		return later
 	}
 	for _, n := range was.AltNames {
 		if !slices.Contains(a.AltNames, n) {
@@ -252,6 +253,9 @@ func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journ
 		refused("address", text, err)
 	}
 	u.Hit("undo:restored")
+	if later != nil {
+		return later // and the tag stays, so that nobody takes the device for one that is as it was
+	}
 	if slices.Contains(a.AltNames, was.Tag) {
 		if err := h.LinkDelAltName(link, was.Tag); err != nil {
 			return failed(err)
@@ -268,13 +272,11 @@ func (u *undoing) restoreMAC(index int, mac net.HardwareAddr, differs bool, was 
 	if differs {
 		first = change{index: index, mac: mac}.apply()
 	}
-	if err := u.restoreVF(was.VF); err != nil {
-		return err
-	}
+	err := u.restoreVF(was.VF)
 	if first != nil {
 		refused("mac", was.MAC, u.setOwnMAC(was.VF, index, mac))
 	}
-	return nil
+	return err
 }
 
 // rename gives the link on the host its old name, or a spare one if the host has given that to another link.

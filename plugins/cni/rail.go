@@ -62,6 +62,9 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 		if r.link, err = planDevice(t.host, r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindSRIOV {
 			r.link.Host.VF, err = planVF(p.Sys, r.spec, r.master)
 		}
+		if err == nil && r.spec.GUID != nil {
+			r.link.Host.VF, err = p.planGUID(r.spec, r.master, r.link.Host.VF)
+		}
 	default:
 		if r.master, err = p.chooseMaster(t, s); err != nil {
 			return nil, err
@@ -182,8 +185,8 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 		return err
 	}
 	r.link.Index = link.Attrs().Index
-	if link.Type() == "ipoib" {
-		r.link.MAC = link.Attrs().HardwareAddr.String() // which begins with the number of its queue pair, so nobody knew it before
+	if link.Type() == "ipoib" || r.spec.GUID != nil {
+		r.link.MAC = link.Attrs().HardwareAddr.String() // with the number of its queue pair and the GUID, which nobody knew before
 	}
 	ips, routes := r.got.ips, r.got.install
 	if r.link.Kind == conf.KindChained && len(ips) > 0 {

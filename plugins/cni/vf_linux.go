@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"path"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -119,7 +120,7 @@ func physical(sys fs.FS, m master) (pf string, number int, err error) {
 	return "", 0, dispatch.Errorf(dispatch.CodeMaster, "device: %s is no virtual function: %w", m.name(), err)
 }
 
-// vfInfo gives the physical function's link and what it knows of the virtual one.
+// vfInfo gives the physical function's link and what it knows of the virtual one. An error with the link says that there is no such one.
 func vfInfo(h *netlink.Handle, sys fs.FS, pf string, number int) (netlink.Link, netlink.VfInfo, error) {
 	link, err := lookUp(h, sys, "device", pf)
 	if err != nil {
@@ -130,7 +131,7 @@ func vfInfo(h *netlink.Handle, sys fs.FS, pf string, number int) (netlink.Link, 
 			return link, is, nil
 		}
 	}
-	return nil, netlink.VfInfo{}, dispatch.Errorf(dispatch.CodeMaster, "device: %s has no virtual function %d any more", link.Attrs().Name, number)
+	return link, netlink.VfInfo{}, dispatch.Errorf(dispatch.CodeMaster, "device: %s has no virtual function %d any more", link.Attrs().Name, number)
 }
 
 // setVF has the physical function do what is planned, if anything is.
@@ -187,6 +188,7 @@ func applyVF(h *netlink.Handle, pf netlink.Link, n int, s journal.VFState) error
 	if s.LinkState != nil {
 		set("link_state", h.LinkSetVfState(pf, n, *s.LinkState))
 	}
+	applyGUIDs(h, pf, n, s, set)
 	return errors.Join(errs...)
 }
 
@@ -200,18 +202,22 @@ func (c *checking) checkVF(vf *journal.VF) error {
 		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
 	}
 	defer h.Close()
-	_, is, err := vfInfo(h, c.Sys, vf.PF, vf.Number)
+	link, is, err := vfInfo(h, c.Sys, vf.PF, vf.Number)
 	if err != nil {
 		return err
 	}
-	if left := missing(vf.Set, is); left != (journal.VFState{}) {
+	ids, err := guidsFor(vf.Set, link, vf.Number)
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "read the GUIDs of virtual function %d of %s: %w", vf.Number, vf.PF, err)
+	}
+	if left := missingGUIDs(missing(vf.Set, is), ids); left != (journal.VFState{}) {
 		return dispatch.Errorf(dispatch.CodeDrift, "virtual function %d of %s is not as it was set: %+v", vf.Number, vf.PF, left)
 	}
 	return nil
 }
 
 // restoreVF has the physical function set again what it was. One that is gone, or has lost its virtual functions, has
-// nothing to restore.
+// nothing to restore; one that is merely away, in a pod for one, or without its driver, is errLater.
 func (u *undoing) restoreVF(vf *journal.VF) error {
 	if vf == nil {
 		return nil
@@ -222,13 +228,26 @@ func (u *undoing) restoreVF(vf *journal.VF) error {
 	}
 	defer h.Close()
 	link, is, err := vfInfo(h, u.Sys, vf.PF, vf.Number)
-	if err != nil {
-		u.Log.Warn("the settings of a virtual function cannot be restored", "pf", vf.PF, "vf", vf.Number, "error", err)
+	switch {
+	case err != nil && link == nil && u.hasVF(vf):
+		return fmt.Errorf("%w: what %s had set for virtual function %d: %w", errLater, vf.PF, vf.Number, err)
+	case err != nil:
+		u.Log.Warn("a physical function is gone, or has lost its virtual ones, and with them what it had set for one", "pf", vf.PF, "vf", vf.Number, "error", err)
 		return nil
+	}
+	ids, err := guidsFor(vf.Old, link, vf.Number)
+	if err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "read the GUIDs of virtual function %d of %s: %w", vf.Number, vf.PF, err)
 	}
 	// What is as it was is not touched: an ADD that died half-way has set only a part, and a driver that refuses
 	// a setting refuses it here too.
-	return applyVF(h, link, vf.Number, missing(vf.Old, is))
+	return applyVF(h, link, vf.Number, missingGUIDs(missing(vf.Old, is), ids))
+}
+
+// hasVF says that the machine still has the physical function, and that the virtual one.
+func (u *undoing) hasVF(vf *journal.VF) bool {
+	_, err := fs.Stat(u.Sys, path.Join("bus/pci/devices", vf.PF, fmt.Sprint("virtfn", vf.Number)))
+	return err == nil
 }
 
 // missing is the part of s that the virtual function does not have.
