@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const podArgs = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=worker;K8S_POD_UID=0c6a8b52-1f3e-4a57-9d2b-7d3f5a0e9c11"
+const workerArgs = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=worker;K8S_POD_UID=0c6a8b52-1f3e-4a57-9d2b-7d3f5a0e9c11"
 
 func (l *lab) podFile(ifName string) string {
 	return filepath.Join(l.dir, "pods/0c6a8b52-1f3e-4a57-9d2b-7d3f5a0e9c11", ifName+".json")
@@ -43,7 +43,7 @@ func TestPodFile(t *testing.T) {
 			l, pod := newLab(t), newSpace(t)
 			l.fakePCI("0000:3b:00.1", "rail0")
 			must(t, os.WriteFile(filepath.Join(l.sys, "bus/pci/devices/0000:3b:00.1/numa_node"), []byte("1\n"), 0o600))
-			test(t, l, pod, call{verb: "ADD", id: "c1", ifName: "net1", netns: pod.path, args: podArgs})
+			test(t, l, pod, call{verb: "ADD", id: "c1", ifName: "net1", netns: pod.path, args: workerArgs})
 		})
 	}
 }
@@ -130,7 +130,7 @@ func testPodFileRefused(t *testing.T, l *lab, pod *space, c call) {
 func TestPodFile_Killed(t *testing.T) {
 	l, pod := newLab(t), newSpace(t)
 	l.fakePCI("0000:3b:00.1", "rail0")
-	c := call{id: "c1", ifName: "net1", netns: pod.path, args: podArgs}
+	c := call{id: "c1", ifName: "net1", netns: pod.path, args: workerArgs}
 	for verb, points := range map[string][]string{"ADD": {"add:routed", "add:podfile", "add:done"}, "DEL": {"undo:2", "undo:1", "undo:done"}} {
 		for _, point := range points {
 			if verb == "DEL" {
