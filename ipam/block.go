@@ -6,6 +6,7 @@ package ipam
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"go4.org/netipx"
 
@@ -20,6 +21,8 @@ type Block struct {
 	PoolUID string
 	Slot    netip.Prefix
 	Shares  []Share
+	// Wants are what nodes without room ask of the sharers. They say who is meant, and own nothing.
+	Wants []Want
 }
 
 // Share is one node's part of a block.
@@ -32,6 +35,20 @@ type Share struct {
 	Ranges  []iprange.Range
 }
 
+// Want is a node's request for addresses of a block that somebody else owns, and the answer to it.
+type Want struct {
+	Node, NodeUID, Session string
+	// From is the sharer that is asked.
+	From string
+	// Count is how many addresses would do. Cooling: ones that still cool, too.
+	Count   int
+	Cooling bool
+	// Expires ends it, by everybody's own wall clock.
+	Expires time.Time
+	// Offered has left the share of From for this. It is whose share it is in, mostly nobody's yet.
+	Offered []iprange.Range
+}
+
 // Owner is whoever may own a share: a node, by name and UID, and its store's session.
 type Owner struct{ Node, NodeUID, Session string }
 
@@ -41,7 +58,13 @@ func (o Owner) Owns(s Share) bool {
 	return s.Node == o.Node && (s.NodeUID == o.NodeUID || o.Session != "" && s.Session == o.Session)
 }
 
-// Check refuses a block whose name, slot and shares contradict each other: invariant 1 within one object.
+// Asks says whether w is o's, of this session: what a former life wanted, nobody waits for.
+func (o Owner) Asks(w Want) bool {
+	return w.Node == o.Node && w.NodeUID == o.NodeUID && w.Session == o.Session
+}
+
+// Check refuses a block whose name, slot and shares contradict each other: invariant 1 within one object. Wants cannot be wrong: where they contradict the shares, the
+// shares hold.
 func (b Block) Check() error {
 	if want := BlockName(b.Pool, b.Slot); b.Name != want {
 		return fmt.Errorf("%w: block %s of slot %s must be named %s", ErrInvalid, b.Name, b.Slot, want)
@@ -68,4 +91,15 @@ func (b Block) Unowned(want []iprange.Range) []iprange.Range {
 		owned = append(owned, s.Ranges...)
 	}
 	return iprange.Ranges(minus(iprange.Set(want...), iprange.Set(owned...)))
+}
+
+// Free are those of want that no share holds and that were not offered to another than o, in a want that stands.
+func (b Block) Free(o Owner, want []iprange.Range, now time.Time) []iprange.Range {
+	var offered []iprange.Range
+	for _, w := range b.Wants {
+		if !o.Asks(w) && now.Before(w.Expires) {
+			offered = append(offered, w.Offered...)
+		}
+	}
+	return iprange.Ranges(minus(iprange.Set(b.Unowned(want)...), iprange.Set(offered...)))
 }

@@ -23,19 +23,22 @@ import (
 type Claimer struct {
 	api  client.Client
 	live client.Reader
+	now  func() time.Time // the wall clock, by which wants expire
 }
 
 // New makes a Claimer that writes through c. Reads that end a call go to live; reads that only prepare a write go
 // to c, whose answers may come from a cache that holds the blocks with the owner's NodeLabel. Live may be nil if c
 // has no cache. See the package comment for the rate limit that c should have.
-func New(c client.Client, live client.Reader) *Claimer { return &Claimer{api: c, live: live} }
+func New(c client.Client, live client.Reader) *Claimer {
+	return &Claimer{api: c, live: live, now: time.Now}
+}
 
 // Claim makes o the owner of addresses of the pool's IPv4 or else IPv6 subnet that it did not own before, and
 // returns the block with its shares (see Mine): a new block, or a larger or another share in one that exists. Held
 // are the names of the blocks of the pool that o leases from already; without them Claim may answer with one of
 // these.
 //
-// ErrPoolFull: every leasable address is owned. ErrPoolClosed: pool.Closed says so, or a ForeignError.
+// ErrPoolFull: every leasable address is owned, or offered to somebody; a *FullError says who may have room. ErrPoolClosed: pool.Closed says so, or a ForeignError.
 func (c *Claimer) Claim(ctx context.Context, o ipam.Owner, pool ipam.Pool, is4 bool, held ...string) (ipam.Block, error) {
 	s, err := claimable(pool, is4)
 	if err != nil {
@@ -84,17 +87,17 @@ func (c *Claimer) search(ctx context.Context, o ipam.Owner, pool ipam.Pool, s ip
 	last := errors.New("every race for a block was lost")
 	backoff := wait.Backoff{Duration: 20 * time.Millisecond, Factor: 1.6, Jitter: 1, Steps: 8}
 	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
-		blocks, err := c.list(ctx, pool.Name)
+		blocks, salt, err := c.list(ctx, pool.Name)
 		if err != nil {
 			last = err
 			return false, permanent(err)
 		}
-		found, err := candidates(o, pool, w, blocks, held)
+		found, err := candidates(o, pool, w, blocks, held, c.now())
 		if err != nil {
 			return false, err
 		}
 		if len(found) == 0 {
-			return false, fmt.Errorf("%w: %s: every address of %s is owned by a node", ipam.ErrPoolFull, pool.Name, s.Prefix)
+			return false, &FullError{pool.Name, s.Prefix, askings(o, pool, s, blocks, salt)}
 		}
 		for _, f := range found {
 			out, err = c.enter(ctx, o, pool, s, f, held, 1)
@@ -124,16 +127,17 @@ func (c *Claimer) enter(ctx context.Context, o ipam.Owner, pool ipam.Pool, s ipa
 	return b, err
 }
 
-func (c *Claimer) list(ctx context.Context, pool string) ([]v1alpha1.IPBlock, error) {
+// list gives the blocks of a pool, and the version of the answer.
+func (c *Claimer) list(ctx context.Context, pool string) (blocks []v1alpha1.IPBlock, version string, err error) {
 	var reader client.Reader = c.api
 	if c.live != nil {
 		reader = c.live
 	}
 	var l v1alpha1.IPBlockList
 	if err := reader.List(ctx, &l, client.MatchingLabels{v1alpha1.LabelPool: pool}); err != nil {
-		return nil, fmt.Errorf("list blocks of pool %s: %w", pool, err)
+		return nil, "", fmt.Errorf("list blocks of pool %s: %w", pool, err)
 	}
-	return l.Items, nil
+	return l.Items, l.ResourceVersion, nil
 }
 
 // ClaimStatic makes o the owner of one reserved address. ErrInvalid: the pool does not reserve it. ErrTaken:
@@ -197,7 +201,7 @@ func (c *Claimer) Widen(ctx context.Context, o ipam.Owner, pool ipam.Pool, block
 		}
 		var more []iprange.Range
 		if s, ok := pool.Subnet(cur.Slot.Addr()); ok && !cur.dying {
-			more = cur.Unowned(s.LeasableIn(cur.Slot))
+			more = cur.Free(o, s.LeasableIn(cur.Slot), cur.now)
 		}
 		return join(cur.Block, o, more), nil
 	})
@@ -238,7 +242,7 @@ func (c *Claimer) leave(ctx context.Context, o ipam.Owner, block string, ranges 
 		if !ok || len(ranges) > 0 && !overlap(mine.Ranges, ranges) {
 			return cur.Block, nil
 		}
-		return leave(cur.Block, o, ranges), nil
+		return leave(cur.Block, o, ranges, cur.now), nil
 	})
 	return err
 }

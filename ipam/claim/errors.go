@@ -17,6 +17,8 @@ var (
 	ErrGone = errors.New("the block does not exist")
 	// ErrNoShare: the owner has no share in the block, which may not even exist (then it is an ErrGone as well).
 	ErrNoShare = errors.New("no share in the block")
+	// ErrNoCeding: the API server drops what a node asks for, because its custom resource for blocks is older.
+	ErrNoCeding = errors.New("the cluster's IPBlock resource does not know of wants: apply its manifest of this version")
 
 	// errSlotTaken: a decision to leave a slot to its owners. It does not leave the package.
 	errSlotTaken = errors.New("slot taken")
@@ -76,7 +78,7 @@ func typed(err error) error {
 }
 
 func isTyped(err error) bool {
-	for _, t := range []error{ipam.ErrInvalid, ipam.ErrPoolClosed, ipam.ErrPoolFull, ipam.ErrTaken, ipam.ErrUnavailable, ErrGone, ErrNoShare, errSlotTaken} {
+	for _, t := range []error{ipam.ErrInvalid, ipam.ErrPoolClosed, ipam.ErrPoolFull, ipam.ErrTaken, ipam.ErrUnavailable, ErrGone, ErrNoShare, ErrNoCeding, errSlotTaken} {
 		if errors.Is(err, t) {
 			return true
 		}

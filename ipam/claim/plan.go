@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
@@ -57,19 +58,15 @@ func join(b ipam.Block, o ipam.Owner, want []iprange.Range) ipam.Block {
 }
 
 // leave is b with ranges taken from o's share, all of it if ranges is empty. The zero
-// Block is a block without shares.
-func leave(b ipam.Block, o ipam.Owner, ranges []iprange.Range) ipam.Block {
+// Block is a block without shares, of which nothing is offered to anybody.
+func leave(b ipam.Block, o ipam.Owner, ranges []iprange.Range, now time.Time) ipam.Block {
 	mine, _ := Mine(o, b)
 	var rest []iprange.Range
 	if len(ranges) > 0 {
 		only := ipam.Block{Shares: []ipam.Share{{Ranges: ranges}}}
 		rest = only.Unowned(mine.Ranges)
 	}
-	b = withShare(b, o, rest)
-	if len(b.Shares) == 0 {
-		return ipam.Block{}
-	}
-	return b
+	return orNone(withShare(b, o, rest), now)
 }
 
 // rival is a share of somebody else that holds one of ranges.
@@ -153,10 +150,10 @@ type candidate struct {
 const most = 16
 
 // candidates says where o may find room in the pool: shares that are its own already and not in held, then free
-// slots in the order of w, then blocks with addresses that nobody owns, the emptiest first. Blocks that cannot be
+// slots in the order of w, then blocks with addresses that nobody owns or was offered, the emptiest first. Blocks that cannot be
 // read count as taken. A block of another pool of the name is an error: its slots may be cut differently, so that
 // no slot of the pool is known to be free.
-func candidates(o ipam.Owner, pool ipam.Pool, w walk, objects []v1alpha1.IPBlock, held map[string]bool) ([]candidate, error) {
+func candidates(o ipam.Owner, pool ipam.Pool, w walk, objects []v1alpha1.IPBlock, held map[string]bool, now time.Time) ([]candidate, error) {
 	type partial struct {
 		candidate
 		room int
@@ -181,7 +178,7 @@ func candidates(o ipam.Owner, pool ipam.Pool, w walk, objects []v1alpha1.IPBlock
 		leasable := w.subnet.LeasableIn(b.Slot)
 		if m, ok := Mine(o, b); ok && !held[b.Name] && overlap(m.Ranges, leasable) {
 			own = append(own, c)
-		} else if n := count(b.Unowned(leasable)); n > 0 {
+		} else if n := count(b.Free(o, leasable, now)); n > 0 {
 			partials = append(partials, partial{c, n})
 		}
 	}
@@ -212,12 +209,12 @@ func enter(o ipam.Owner, pool ipam.Pool, s ipam.Subnet, slot netip.Prefix, held 
 		if cur.PoolUID != pool.UID {
 			return ipam.Block{}, &ForeignError{cur.Name, pool.Name, pool.UID, cur.PoolUID}
 		}
-		free := cur.Unowned(leasable)
+		free := cur.Free(o, leasable, cur.now)
 		mine, _ := Mine(o, cur.Block)
 		own := !held && overlap(mine.Ranges, leasable)
 		if cur.dying || !own && (len(free) == 0 || count(free) < room) {
 			return ipam.Block{}, errSlotTaken
 		}
-		return join(cur.Block, o, free), nil
+		return WithTaken(cur.Block, o, free, cur.now), nil
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +24,9 @@ var (
 	ownerA = ipam.Owner{Node: "a", NodeUID: "ua", Session: "sa"}
 	ownerB = ipam.Owner{Node: "b", NodeUID: "ub", Session: "sb"}
 )
+
+// noon is when the plans are made.
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
 func rs(texts ...string) []iprange.Range {
 	var out []iprange.Range
@@ -102,10 +106,10 @@ func TestJoinAndLeave(t *testing.T) {
 		"more to a share":     {join(two, ownerA, rs("10.0.0.4/30")), "a/ua/sa [10.0.0.0/29]; b/ub/sb [10.0.0.8/29]"},
 		"session with it":     {join(two, fenced, nil), "a/ua/new [10.0.0.0/30]; b/ub/sb [10.0.0.8/29]"},
 		"what is there":       {join(two, ownerA, rs("10.0.0.1")), "a/ua/sa [10.0.0.0/30]; b/ub/sb [10.0.0.8/29]"},
-		"all of a share away": {leave(two, ownerA, nil), "b/ub/sb [10.0.0.8/29]"},
-		"part of a share":     {leave(two, ownerA, rs("10.0.0.0/31")), "a/ua/sa [10.0.0.2/31]; b/ub/sb [10.0.0.8/29]"},
-		"what is another's":   {leave(two, ownerA, rs("10.0.0.8")), "a/ua/sa [10.0.0.0/30]; b/ub/sb [10.0.0.8/29]"},
-		"every part":          {leave(two, ownerA, rs("10.0.0.0/28")), "b/ub/sb [10.0.0.8/29]"},
+		"all of a share away": {leave(two, ownerA, nil, noon), "b/ub/sb [10.0.0.8/29]"},
+		"part of a share":     {leave(two, ownerA, rs("10.0.0.0/31"), noon), "a/ua/sa [10.0.0.2/31]; b/ub/sb [10.0.0.8/29]"},
+		"what is another's":   {leave(two, ownerA, rs("10.0.0.8"), noon), "a/ua/sa [10.0.0.0/30]; b/ub/sb [10.0.0.8/29]"},
+		"every part":          {leave(two, ownerA, rs("10.0.0.0/28"), noon), "b/ub/sb [10.0.0.8/29]"},
 	} {
 		t.Run(title, func(t *testing.T) {
 			if got := text(tc.got); got != strings.ReplaceAll(tc.want, "/32", "") {
@@ -113,7 +117,7 @@ func TestJoinAndLeave(t *testing.T) {
 			}
 		})
 	}
-	if b := leave(block("10.0.0.0/28", share(ownerA, "10.0.0.0/28")), ownerA, nil); b.Name != "" {
+	if b := leave(block("10.0.0.0/28", share(ownerA, "10.0.0.0/28")), ownerA, nil, noon); b.Name != "" {
 		t.Errorf("the last share left %v", b)
 	}
 	if got, want := text(two), "a/ua/sa [10.0.0.0/30]; b/ub/sb [10.0.0.8/29]"; got != want {
@@ -196,7 +200,7 @@ func TestCandidates(t *testing.T) {
 			for _, b := range tc.blocks {
 				objects = append(objects, *v1alpha1.FromBlock(b))
 			}
-			found, err := candidates(ownerA, pool, newWalk("a", "p", pool.Subnets[0]), objects, map[string]bool{tc.held: true})
+			found, err := candidates(ownerA, pool, newWalk("a", "p", pool.Subnets[0]), objects, map[string]bool{tc.held: true}, noon)
 			if !errors.Is(err, tc.err) {
 				t.Fatal(err)
 			}
@@ -216,7 +220,7 @@ func TestCandidates(t *testing.T) {
 		bad, dying := v1alpha1.FromBlock(block("10.0.0.0/28")), v1alpha1.FromBlock(block("10.0.0.16/28"))
 		bad.Spec.Slot = "all"
 		dying.DeletionTimestamp = &metav1.Time{}
-		found, err := candidates(ownerA, pool, newWalk("a", "p", pool.Subnets[0]), []v1alpha1.IPBlock{*bad, *dying}, nil)
+		found, err := candidates(ownerA, pool, newWalk("a", "p", pool.Subnets[0]), []v1alpha1.IPBlock{*bad, *dying}, nil, noon)
 		if err != nil || len(found) != 2 {
 			t.Errorf("got %v, %v; want the other two slots", found, err)
 		}

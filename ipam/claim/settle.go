@@ -21,10 +21,11 @@ import (
 // patience spreads the attempts of one call over about 5 s. It has no Cap: reaching a Cap ends a wait.Backoff.
 var patience = wait.Backoff{Duration: 10 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Steps: 12}
 
-// view is a block as read. A dying one has been deleted and still exists: nobody should join it.
+// view is a block as read at a time. A dying one has been deleted and still exists: nobody should join it.
 type view struct {
 	ipam.Block
 	dying bool
+	now   time.Time
 }
 
 // decision says what a block should be; the zero Block is no block. Cur is nil where there is none. An error ends
@@ -90,7 +91,7 @@ func (c *Claimer) step(ctx context.Context, name string, from source, decide dec
 		if err != nil {
 			return ipam.Block{}, settled, &unreadableError{err}
 		}
-		cur = &view{b, obj.DeletionTimestamp != nil}
+		cur = &view{b, obj.DeletionTimestamp != nil, c.now()}
 	}
 	want, err := decide(cur)
 	if err != nil {
@@ -155,6 +156,8 @@ func (c *Claimer) write(ctx context.Context, obj *v1alpha1.IPBlock, want ipam.Bl
 		b, err := obj.Block()
 		return b, settled, err
 	}
+	want.Wants = standing(want.Wants, c.now()) // whoever writes sweeps
+	next.SetShares(want)
 	return answer(next, c.api.Update(ctx, next))
 }
 

@@ -24,8 +24,8 @@
 //	leased  held by exactly one key
 //	named   granted, but reserved: given to whoever asks for it by name, and never queued
 //
-// The queue is first in, first out; addresses that were never used come before all others. Retire and Withdraw
-// take addresses out of it for good before the API is told that they are another's, so no crash in between can
+// The queue is first in, first out; addresses that were never used come before all others. Retire, Withdraw and
+// WithdrawFree take addresses out of it for good before the API is told that they are another's, so no crash in between can
 // make two nodes lease the same address. An address that is leased when its grant goes away stays leased;
 // Check reports it, and it does not return to the queue.
 //

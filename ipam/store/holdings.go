@@ -132,11 +132,7 @@ func (s *Store) Withdraw(block string, ranges ...iprange.Range) (out bool, err e
 		}); err != nil || leased {
 			return err
 		}
-		var left netipx.IPSetBuilder
-		left.AddSet(iprange.Set(h.Ranges...))
-		left.RemoveSet(gone)
-		set, _ := left.IPSet() // ranges of a Range cannot be invalid
-		h.Ranges, out = iprange.Ranges(set), true
+		h.Ranges, out = minus(h.Ranges, ranges), true
 		if err := t.putHolding(h); err != nil {
 			return err
 		}

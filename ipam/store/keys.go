@@ -78,6 +78,11 @@ type addrState struct {
 
 func (s addrState) leased() bool { return s.key != nil }
 
+// cools says that it was released less than a cooldown ago.
+func (s addrState) cools(now, cooldown time.Duration) bool {
+	return !s.leased() && s.released > 0 && now-s.released < cooldown
+}
+
 func (s addrState) encode() []byte {
 	if s.leased() {
 		return append([]byte{stateLeased}, s.key...)

@@ -63,7 +63,7 @@ func TestModel(t *testing.T) {
 		defer func() { _ = m.store.Close() }()
 		m.must(rt, m.store.SetPool(m.pool))
 		rt.Repeat(map[string]func(*rapid.T){
-			"": m.check, "lease": m.Lease, "release": m.Release, "retain": m.Retain, "grant": m.Grant, "retire": m.Retire, "withdraw": m.Withdraw,
+			"": m.check, "lease": m.Lease, "release": m.Release, "retain": m.Retain, "grant": m.Grant, "retire": m.Retire, "withdraw": m.Withdraw, "withdrawFree": m.WithdrawFree,
 			"forget": m.Forget, "setPool": m.SetPool, "restore": m.Restore, "wait": m.Wait, "reopen": m.Reopen,
 		})
 	})
@@ -187,6 +187,32 @@ func (m *machine) Withdraw(t *rapid.T) {
 	if got, err := m.store.Withdraw(h.Block, part); err != nil || got != want {
 		t.Fatalf("withdrawn %v, want %v: %v", got, want, err)
 	}
+}
+
+// WithdrawFree leaves the choice to the store, within what may be chosen.
+func (m *machine) WithdrawFree(t *rapid.T) {
+	h, n, cooling := m.block(t), rapid.IntRange(1, 6).Draw(t, "n"), rapid.Bool().Draw(t, "cooling")
+	got, err := m.store.WithdrawFree(h.Block, n, cooling)
+	m.must(t, err)
+	rested, cools := m.freeIn(h)
+	from := rested
+	if len(rested) == 0 && cooling {
+		from = cools
+	}
+	taken := 0
+	for _, r := range got {
+		for a := r.From(); r.Contains(a); a = a.Next() {
+			if !slices.Contains(from, a) {
+				t.Fatalf("withdrew %s, of %v", a, from)
+			}
+			taken++
+		}
+		m.blocks[h.Block].Ranges = without(m.blocks[h.Block].Ranges, r)
+	}
+	if taken != min(n, len(from)) {
+		t.Fatalf("withdrew %v, want %d of %v", got, n, from)
+	}
+	m.requeue(0)
 }
 
 func (m *machine) Forget(t *rapid.T) {

@@ -141,3 +141,17 @@ func (m *model) leasedIn(in func(netip.Addr) bool) bool {
 	}
 	return false
 }
+
+// freeIn are the free addresses of a block: rested, and cooling.
+func (m *model) freeIn(h Holding) (rested, cools []netip.Addr) {
+	for a, at := range m.released {
+		switch b := m.blocks[h.Block]; {
+		case b == nil || !h.Slot.Contains(a):
+		case at > 0 && m.now-at < m.cooldown:
+			cools = append(cools, a)
+		default:
+			rested = append(rested, a)
+		}
+	}
+	return rested, cools
+}

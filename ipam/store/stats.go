@@ -68,7 +68,7 @@ func (t *tx) count(s addrState, p ipam.Pool, n *PoolStats) {
 	switch {
 	case s.leased():
 		n.Leased++
-	case s.released > 0 && t.now-s.released < p.Cooldown:
+	case s.cools(t.now, p.Cooldown):
 		n.Cooling++
 	default:
 		n.Free++

@@ -17,7 +17,7 @@ import (
 	"github.com/railyard-net/railyard/ipam/iprange"
 )
 
-// NodeLabel is the label (its value is empty) of every block in which the node has a share. Node names can be
+// NodeLabel is the label (its value is empty) of every block in which the node has a share, or a want. Node names can be
 // longer than a label's name may be, so it is a hash.
 func NodeLabel(node string) string {
 	sum := sha256.Sum256([]byte(node))
@@ -43,10 +43,46 @@ func (b *IPBlock) Block() (ipam.Block, error) {
 		}
 		out.Shares = append(out.Shares, share)
 	}
+	for _, w := range b.Spec.Wants {
+		if want, ok := w.want(); ok {
+			out.Wants = append(out.Wants, want)
+		}
+	}
 	if err := out.Check(); err != nil {
 		return ipam.Block{}, err
 	}
 	return out, nil
+}
+
+// want is false for one that cannot be read: a hint must not make a block unusable.
+func (w Want) want() (ipam.Want, bool) {
+	out := ipam.Want{
+		Node: w.Node, NodeUID: w.NodeUID, Session: w.Session, From: w.From,
+		Count: int(w.Count), Cooling: w.Cooling, Expires: w.Expires.Time,
+	}
+	for _, t := range w.Offered {
+		r, err := iprange.Parse(t)
+		if err != nil {
+			return ipam.Want{}, false
+		}
+		out.Offered = append(out.Offered, r)
+	}
+	return out, true
+}
+
+func wantOf(w ipam.Want) Want {
+	return Want{
+		Node: w.Node, NodeUID: w.NodeUID, Session: w.Session, From: w.From,
+		Count: int32(w.Count), Cooling: w.Cooling, Expires: metav1.NewMicroTime(w.Expires), Offered: rangeTexts(w.Offered),
+	}
+}
+
+func rangeTexts(ranges []iprange.Range) []string {
+	var out []string
+	for _, r := range ranges {
+		out = append(out, r.String())
+	}
+	return out
 }
 
 // FromBlock makes the object of b, as a node creates it.
@@ -59,9 +95,9 @@ func FromBlock(b ipam.Block) *IPBlock {
 	return o
 }
 
-// SetShares makes the shares those of b, and the labels ours say the same. Other labels stay.
+// SetShares makes the shares and wants those of from, and the labels ours say whose they are. Other labels stay.
 func (b *IPBlock) SetShares(from ipam.Block) {
-	b.Spec.Shares = nil
+	b.Spec.Shares, b.Spec.Wants = nil, nil
 	l := map[string]string{}
 	for k, v := range b.Labels {
 		if !strings.HasPrefix(k, labelNodePrefix) {
@@ -70,12 +106,12 @@ func (b *IPBlock) SetShares(from ipam.Block) {
 	}
 	l[LabelPool] = from.Pool
 	for _, s := range from.Shares {
-		share := Share{Node: s.Node, NodeUID: s.NodeUID, Session: s.Session}
-		for _, r := range s.Ranges {
-			share.Ranges = append(share.Ranges, r.String())
-		}
-		b.Spec.Shares = append(b.Spec.Shares, share)
+		b.Spec.Shares = append(b.Spec.Shares, Share{Node: s.Node, NodeUID: s.NodeUID, Session: s.Session, Ranges: rangeTexts(s.Ranges)})
 		l[NodeLabel(s.Node)] = ""
+	}
+	for _, w := range from.Wants {
+		b.Spec.Wants = append(b.Spec.Wants, wantOf(w))
+		l[NodeLabel(w.Node)] = "" // its watch shows it the answer
 	}
 	b.Labels = l
 }

@@ -72,6 +72,14 @@ type IPBlockSpec struct {
 	// +listMapKey=nodeUID
 	// +optional
 	Shares []Share `json:"shares,omitempty"`
+
+	// wants are requests of nodes that have no address left to sharers that may have some. They own nothing.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=node
+	// +listMapKey=nodeUID
+	// +optional
+	Wants []Want `json:"wants,omitempty"`
 }
 
 // Share is one node's part of a block.
@@ -103,6 +111,55 @@ type Share struct {
 	// +listType=atomic
 	// +required
 	Ranges []string `json:"ranges"`
+}
+
+// Want is one node's request for addresses of the block, and the answer to it.
+type Want struct {
+	// node is the name of the node that asks.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	Node string `json:"node"`
+
+	// nodeUID is the UID of its Node object.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +required
+	NodeUID string `json:"nodeUID"`
+
+	// session is the node store that asks.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +required
+	Session string `json:"session"`
+
+	// from is the node that is asked: one that has a share.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	From string `json:"from"`
+
+	// count is how many addresses would do.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4096
+	// +required
+	Count int32 `json:"count"`
+
+	// cooling says that addresses which have not rested yet will do.
+	// +optional
+	Cooling bool `json:"cooling,omitempty"`
+
+	// expires is when nobody waits any more. What was offered is then for whoever comes first.
+	// +required
+	Expires metav1.MicroTime `json:"expires"`
+
+	// offered are addresses that from has taken out of its share for node, which takes them into its own.
+	// +kubebuilder:validation:MaxItems=4096
+	// +kubebuilder:validation:items:MinLength=2
+	// +kubebuilder:validation:items:MaxLength=87
+	// +listType=atomic
+	// +optional
+	Offered []string `json:"offered,omitempty"`
 }
 
 // IPBlockStatus mirrors the leases on the nodes.
