@@ -93,11 +93,11 @@ func (b Block) Unowned(want []iprange.Range) []iprange.Range {
 	return iprange.Ranges(minus(iprange.Set(want...), iprange.Set(owned...)))
 }
 
-// Free are those of want that no share holds and that were not offered to another than o, in a want that stands.
+// Free are those of want that no share holds and that were not offered to another node than o's, in a want that stands.
 func (b Block) Free(o Owner, want []iprange.Range, now time.Time) []iprange.Range {
 	var offered []iprange.Range
 	for _, w := range b.Wants {
-		if !o.Asks(w) && now.Before(w.Expires) {
+		if (w.Node != o.Node || w.NodeUID != o.NodeUID) && now.Before(w.Expires) {
 			offered = append(offered, w.Offered...)
 		}
 	}

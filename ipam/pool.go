@@ -35,6 +35,18 @@ type PoolSpec struct {
 	Routes       []RouteSpec
 	DefaultRoute bool
 	Cooldown     *time.Duration
+	Watermarks   Watermarks
+}
+
+// Watermarks say how much of each family of a pool a node keeps at hand. What is nil follows from the pool's size and
+// the number of nodes that use it.
+type Watermarks struct {
+	// Low is how many free addresses there are at least before the next block is claimed ahead of need; 0 is never.
+	Low *int `json:"low,omitempty"`
+	// High is how many free addresses stay when an empty block goes back.
+	High *int `json:"high,omitempty"`
+	// KeepLast: the last block stays though nothing is leased from it.
+	KeepLast *bool `json:"keepLast,omitempty"`
 }
 
 // SubnetSpec is one family of a PoolSpec.
@@ -55,6 +67,8 @@ type Pool struct {
 	Subnets  []Subnet      `json:"subnets"` // IPv4 first
 	Routes   []Route       `json:"routes,omitempty"`
 	Cooldown time.Duration `json:"cooldown"`
+	// Watermarks are for the node's agent.
+	Watermarks Watermarks `json:"watermarks,omitzero"`
 	// Closed says why the pool gives nothing new on this node; empty means it is open. Leases that exist stay.
 	Closed string `json:"closed,omitempty"`
 }
@@ -77,13 +91,14 @@ func ParsePool(spec PoolSpec) (Pool, error) {
 	if err := CheckPoolName("metadata.name", spec.Name); err != nil {
 		errs = append(errs, err)
 	}
-	p := Pool{Name: spec.Name, UID: spec.UID, Cooldown: DefaultCooldown}
+	p := Pool{Name: spec.Name, UID: spec.UID, Cooldown: DefaultCooldown, Watermarks: spec.Watermarks}
 	if spec.Cooldown != nil {
 		p.Cooldown = *spec.Cooldown
 	}
 	if p.Cooldown < 0 {
 		errs = append(errs, fieldErrorf("spec.cooldownSeconds", "%v is negative: use 0 to reuse addresses at once", p.Cooldown))
 	}
+	errs = append(errs, spec.Watermarks.check())
 	if spec.IPv4 == nil && spec.IPv6 == nil {
 		errs = append(errs, fieldErrorf("spec", "names neither ipv4 nor ipv6: give at least one of them a subnet"))
 	}
@@ -127,6 +142,21 @@ func ParsePool(spec PoolSpec) (Pool, error) {
 		return Pool{}, err
 	}
 	return p, nil
+}
+
+func (w Watermarks) check() error {
+	for _, f := range []struct {
+		field string
+		n     *int
+	}{{"low", w.Low}, {"high", w.High}} {
+		if f.n != nil && *f.n < 0 {
+			return fieldErrorf("spec.watermarks."+f.field, "%d is negative", *f.n)
+		}
+	}
+	if w.Low != nil && w.High != nil && *w.Low > *w.High {
+		return fieldErrorf("spec.watermarks.high", "%d is less than low, %d: what goes back would be claimed again at once", *w.High, *w.Low)
+	}
+	return nil
 }
 
 func (p Pool) hasRoute(dst netip.Prefix) bool {

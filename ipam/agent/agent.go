@@ -42,6 +42,8 @@ type Config struct {
 	GCInterval, GCGrace time.Duration
 	// ReleaseAfter is how long a block must have been empty before it goes back (0: as soon as all has cooled).
 	ReleaseAfter time.Duration
+	// CedeWait is how long a lease waits for addresses of other nodes when the pool has no other (5 s).
+	CedeWait time.Duration
 	// MirrorInterval is the time between two writes of changed leases to the status of their blocks (5 s).
 	MirrorInterval time.Duration
 	// NamespaceDirs are where named network namespaces are looked for (DefaultNamespaceDirs).
@@ -67,6 +69,7 @@ func (c *Config) complete() error {
 		c.Now = o.Now
 	}
 	c.GCInterval = orDefault(c.GCInterval, 30*time.Second)
+	c.CedeWait = orDefault(c.CedeWait, 5*time.Second)
 	c.MirrorInterval = orDefault(c.MirrorInterval, 5*time.Second)
 	if c.NamespaceDirs == nil {
 		c.NamespaceDirs = DefaultNamespaceDirs()
@@ -111,6 +114,17 @@ type Agent struct {
 	flight singleflight.Group
 	recent refusals
 
+	// starving counts the requests that wait for room, by flightKey; wanting has the blocks in which one of this
+	// node's wants is waited for; standing counts the wants of others that this node could not answer yet.
+	starving, wanting *tally
+	users             *tally // how many nodes own addresses of a pool, by its name
+	standing          atomic.Int64
+	bell              bell          // rings when a want, or its answer, is seen
+	trading           chan struct{} // trade has something to do
+	// life ends when Run is to end.
+	life context.Context
+	end  context.CancelFunc
+
 	woken  chan struct{} // sync has something to do
 	leased chan struct{} // the level of the pools is to be looked at
 	// untilLow is how many leases can be made before a pool may be low: counting what is free takes longer than
@@ -144,7 +158,9 @@ func New(c Config) (*Agent, error) {
 		cfg: c, store: c.Store, log: c.Log,
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
+		starving: newTally(), wanting: newTally(), users: newTally(), trading: make(chan struct{}, 1),
 	}
+	a.life, a.end = context.WithCancel(context.Background())
 	a.claims = claim.New(c.Client, nil)
 	a.fresh.Store(a.store.Fresh())
 	if !a.fresh.Load() {
@@ -170,6 +186,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.mirror(ctx) })
 	g.Go(func() error { return a.returnIdle(ctx) })
 	g.Go(func() error { return a.claimAhead(ctx) })
+	g.Go(func() error { return a.trade(ctx) })
+	context.AfterFunc(ctx, a.end)
 	err := g.Wait()
 	a.claiming.Lock()
 	a.ended = true

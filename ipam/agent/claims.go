@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// claimTimeout bounds one claim, with all its requests. A claim goes on when the request that caused it ends.
+	// claimTimeout bounds one claim, with all its requests but those to other nodes. A claim goes on when the request that
+	// caused it ends.
 	claimTimeout = 6 * time.Second
 	// fullPause and awayPause are how long a claim is not repeated after the pool was full, or the API away.
 	fullPause, awayPause = time.Second, 3 * time.Second
@@ -48,9 +49,8 @@ func (a *Agent) claimOnce(ctx context.Context, pool string, is4 bool) error {
 	}
 	done := a.flight.DoChan(flightKey(pool, is4), func() (any, error) {
 		// The claim is for all who wait, so it does not end with the one who came first.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
-		defer cancel()
-		err := a.claim(ctx, pool, is4)
+		ctx := context.WithoutCancel(ctx)
+		err := a.claimOrAsk(ctx, pool, is4)
 		pause := awayPause
 		if errors.Is(err, ipam.ErrPoolFull) {
 			pause = fullPause
@@ -66,10 +66,21 @@ func (a *Agent) claimOnce(ctx context.Context, pool string, is4 bool) error {
 	}
 }
 
+// claimOrAsk claims a block, or has other nodes cede addresses where there is none to claim.
+func (a *Agent) claimOrAsk(ctx context.Context, pool string, is4 bool) error {
+	err := a.claim(ctx, pool, is4)
+	if full := fullError(err); full != nil {
+		return a.ask(ctx, pool, is4, full)
+	}
+	return err
+}
+
 func flightKey(pool string, is4 bool) string { return strconv.FormatBool(is4) + pool }
 
 // claim claims a block of one family for those who wait for one. Where there is room meanwhile, it does nothing.
 func (a *Agent) claim(ctx context.Context, pool string, is4 bool) error {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
 	return a.claimUnless(ctx, pool, is4, func() bool {
 		err := a.store.Ready(ctx, pool)
 		no := noRoom(err)

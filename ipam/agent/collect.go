@@ -77,5 +77,6 @@ func (a *Agent) endDead(ctx context.Context, l ipam.Lease, gone func(ipam.NetNS)
 	a.log.InfoContext(ctx, "lease ended, its network namespace is gone", "network", l.Key.Network,
 		"containerID", l.Key.ContainerID, "ifName", l.Key.IfName, "netns", l.NetNS.Path, "pool", l.Pool)
 	a.wake()
+	a.freed()
 	return nil
 }

@@ -93,11 +93,11 @@ func (a *Agent) watch(ctx context.Context) error {
 			return fmt.Errorf("watch %T: %w", obj, err)
 		}
 		if _, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { a.wake() },
-			DeleteFunc: func(any) { a.wake() },
+			AddFunc:    func(is any) { a.noticed(nil, is) },
+			DeleteFunc: func(was any) { a.noticed(was, nil) },
 			UpdateFunc: func(was, is any) {
 				if !sameBlock(was, is) {
-					a.wake()
+					a.noticed(was, is)
 				}
 			},
 		}); err != nil {
@@ -105,6 +105,20 @@ func (a *Agent) watch(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// noticed wakes those whom a change concerns.
+func (a *Agent) noticed(was, is any) {
+	a.wake()
+	if hasWants(was) || hasWants(is) || is == nil {
+		a.bell.ring()
+		poke(a.trading)
+	}
+}
+
+func hasWants(obj any) bool {
+	b, ok := obj.(*v1alpha1.IPBlock)
+	return ok && len(b.Spec.Wants) > 0
 }
 
 // sameBlock: an update that is the mirror's only, which there are many of.

@@ -14,20 +14,24 @@ import (
 )
 
 const (
-	// leaseAttempts bounds how often a lease loses the room that was claimed for it to others.
-	leaseAttempts = 16
+	// leaseWait bounds how long a lease loses the room that was claimed for it to others.
+	leaseWait = 20 * time.Second
 	// firstWait is how long a request waits for what only the API can say first, if its own time allows.
 	firstWait = 10 * time.Second
 )
 
 // Lease implements ipam.Leaser. While the node has room it asks nobody. Without room it claims a block and waits
-// for it; where none is to be had it reuses an address that still cools, and else says ErrPoolFull, or
-// ErrUnavailable if the API cannot be asked.
+// for it, or, where none is to be had, for other nodes to cede addresses; at last it reuses an address that still cools, and
+// else says ErrPoolFull, or ErrUnavailable if the API cannot be asked.
 func (a *Agent) Lease(ctx context.Context, req ipam.Request) (l ipam.Lease, err error) {
 	defer a.metrics.observe("lease", time.Now(), &err)
-	for range leaseAttempts {
+	for began, waits := time.Now(), false; time.Since(began) < leaseWait; {
 		l, err = a.leaseOnce(ctx, req)
 		no := noRoom(err)
+		if no != nil && !waits {
+			waits = true
+			defer a.starves(no)()
+		}
 		switch {
 		case err == nil:
 			if a.untilLow.Add(-1) <= 0 {
@@ -53,7 +57,31 @@ func (a *Agent) Lease(ctx context.Context, req ipam.Request) (l ipam.Lease, err 
 			return ipam.Lease{}, roomErr
 		}
 	}
-	return ipam.Lease{}, fmt.Errorf("%w: %d times others took the room that was claimed: %w", ipam.ErrUnavailable, leaseAttempts, err)
+	return ipam.Lease{}, fmt.Errorf("%w: for %s others took the room that was claimed: %w", ipam.ErrUnavailable, leaseWait, err)
+}
+
+// starves counts a request among those that wait for room, until done is called.
+func (a *Agent) starves(no *store.NoRoom) (done func()) {
+	count := func(n int) {
+		if no.Is4 {
+			a.starving.add(flightKey(no.Pool, true), n)
+		}
+		if no.Is6 {
+			a.starving.add(flightKey(no.Pool, false), n)
+		}
+	}
+	count(1)
+	return func() {
+		count(-1)
+		a.freed()
+	}
+}
+
+// freed has wants looked at again that could not be answered.
+func (a *Agent) freed() {
+	if a.standing.Load() > 0 {
+		poke(a.trading)
+	}
 }
 
 // noRoom is what err says the node lacks; nil if err says something else.
@@ -125,6 +153,7 @@ func (a *Agent) Release(ctx context.Context, k ipam.Key) (err error) {
 	if a.named(l) {
 		a.wake() // a static address goes back at once
 	}
+	a.freed()
 	return nil
 }
 
@@ -158,6 +187,7 @@ func (a *Agent) Retain(ctx context.Context, network string, keep []ipam.Key) (n 
 	if n > 0 {
 		a.log.InfoContext(ctx, "leases ended, the runtime does not know their attachments", "network", network, "leases", n)
 		a.wake()
+		a.freed()
 	}
 	return n, err
 }

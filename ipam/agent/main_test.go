@@ -116,12 +116,13 @@ func newAPI(ctx context.Context) (*apiServer, error) {
 // pool makes an accepted pool, as the controller does. Its name is that of the test.
 func (s *apiServer) pool(t testing.TB, change func(*v1alpha1.IPPoolSpec)) string {
 	t.Helper()
-	zero := int32(0)
+	zero, no := int32(0), false
 	p := &v1alpha1.IPPool{
 		ObjectMeta: metav1.ObjectMeta{Name: uniqueName(t)},
 		Spec: v1alpha1.IPPoolSpec{
 			IPv4:            &v1alpha1.Subnet{Subnet: "10.0.0.0/24", BlockSize: 4},
 			CooldownSeconds: &zero,
+			Watermarks:      &v1alpha1.Watermarks{KeepLast: &no},
 		},
 	}
 	if change != nil {

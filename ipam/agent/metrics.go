@@ -30,6 +30,10 @@ type metrics struct {
 	returned     *prometheus.CounterVec
 	recovered    prometheus.Counter
 	mirrored     *prometheus.CounterVec
+	asks         *prometheus.CounterVec
+	askSeconds   prometheus.Histogram
+	received     *prometheus.CounterVec
+	ceded        *prometheus.CounterVec
 
 	stock stockCollector
 }
@@ -59,9 +63,24 @@ func newMetrics(r prometheus.Registerer, a *Agent) (*metrics, error) {
 		mirrored: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "railyard_ipam_mirror_writes_total", Help: "Writes of a block's status, by result.",
 		}, []string{"result"}),
+		asks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "railyard_ipam_asks_total", Help: "Times that this node had to ask others for addresses, by pool and result.",
+		}, []string{"pool", "result"}),
+		askSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "railyard_ipam_ask_seconds", Help: "Time that pods waited for addresses of other nodes.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 12),
+		}),
+		received: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "railyard_ipam_received_addresses_total", Help: "Addresses that other nodes ceded to this one, by pool.",
+		}, []string{"pool"}),
+		ceded: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "railyard_ipam_ceded_addresses_total", Help: "Addresses that this node ceded to others, by pool.",
+		}, []string{"pool"}),
 		stock: newStockCollector(a),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.claims, m.claimSeconds, m.collected, m.returned, m.recovered, m.mirrored, m.stock} {
+	for _, c := range []prometheus.Collector{
+		m.requests, m.claims, m.claimSeconds, m.collected, m.returned, m.recovered, m.mirrored, m.asks, m.askSeconds, m.received, m.ceded, m.stock,
+	} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -78,6 +97,12 @@ func (m *metrics) observe(verb string, began time.Time, err *error) {
 func (m *metrics) claimed(pool string, began time.Time, err error) {
 	m.claims.WithLabelValues(pool, result(err)).Inc()
 	m.claimSeconds.Observe(time.Since(began).Seconds())
+}
+
+// asked records a search for addresses of other nodes.
+func (m *metrics) asked(pool string, began time.Time, err error) {
+	m.asks.WithLabelValues(pool, result(err)).Inc()
+	m.askSeconds.Observe(time.Since(began).Seconds())
 }
 
 // result is the label value for err.

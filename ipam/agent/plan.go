@@ -155,38 +155,3 @@ func missing(held []iprange.Range, leased []netip.Addr) []netip.Addr {
 	}
 	return out
 }
-
-// stock is what the store has of one family of a pool, for deciding what to give back.
-type stock struct {
-	size         int // addresses of a block
-	leased, free int
-	// empty are the blocks without a lease, each with its free addresses, in the order in which they may go.
-	empty []emptyBlock
-	// closed: nothing new is leased from the pool.
-	closed bool
-}
-
-type emptyBlock struct {
-	name string
-	free int
-}
-
-// returnable are the empty blocks that may go back. While the pool is in use here, half a block of free addresses
-// stays beyond what the leases need, so that a block is not claimed again right after it was given back.
-func (s stock) returnable() []string {
-	var out []string
-	free := s.free
-	for _, b := range s.empty {
-		if s.leased == 0 || s.closed || free-b.free >= (s.size+1)/2 {
-			free -= b.free
-			out = append(out, b.name)
-		}
-	}
-	return out
-}
-
-// low says that the next block should be claimed ahead of need: less than a quarter of a block is left.
-func low(size, free int) bool { return untilLow(size, free) <= 0 }
-
-// untilLow is how many leases more make it low.
-func untilLow(size, free int) int { return free - (size+3)/4 + 1 }

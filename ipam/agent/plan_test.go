@@ -106,28 +106,6 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-func TestReturnable(t *testing.T) {
-	t.Parallel()
-	two := []emptyBlock{{"a", 4}, {"b", 4}}
-	for name, c := range map[string]struct {
-		stock stock
-		want  []string
-	}{
-		"nothing is empty":            {stock{size: 4, leased: 4, free: 4}, nil},
-		"nothing is leased":           {stock{size: 4, free: 8, empty: two}, []string{"a", "b"}},
-		"one is kept beside a full":   {stock{size: 4, leased: 4, free: 8, empty: two}, []string{"a"}},
-		"both go beside a free half":  {stock{size: 4, leased: 2, free: 10, empty: two}, []string{"a", "b"}},
-		"the last one of a full pool": {stock{size: 4, leased: 4, free: 4, empty: two[:1]}, nil},
-		"a closed pool keeps nothing": {stock{size: 4, leased: 4, free: 8, empty: two, closed: true}, []string{"a", "b"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := c.stock.returnable(); !slices.Equal(got, c.want) {
-				t.Errorf("returnable = %v, want %v", got, c.want)
-			}
-		})
-	}
-}
-
 func TestCollectorLooksTwice(t *testing.T) {
 	t.Parallel()
 	gone := map[string]bool{}

@@ -77,6 +77,7 @@ func (a *Agent) syncPools(ctx context.Context, nodeLabels map[string]string) err
 	for i := range list.Items {
 		obj := &list.Items[i]
 		there[obj.Name] = true
+		a.users.put(obj.Name, int(obj.Status.Nodes))
 		var was *ipam.Pool
 		if p, ok := stored[obj.Name]; ok {
 			was = &p

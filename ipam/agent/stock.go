@@ -8,16 +8,12 @@ import (
 	"errors"
 	"math"
 	"time"
-
-	"github.com/railyard-net/railyard/ipam"
 )
 
 const (
 	// aheadEvery bounds how often the level of the pools is looked at while leases are made; aheadPause is the
-	// wait after a claim ahead that failed; aheadSlots is how many slots a pool needs for claims ahead: in a
-	// smaller one every block counts.
+	// wait after a claim ahead that failed.
 	aheadEvery, aheadPause = 100 * time.Millisecond, 30 * time.Second
-	aheadSlots             = 16
 	// returnMin and returnMax bound the time between two looks for blocks to give back; returnClosed is that time
 	// for pools that are closed.
 	returnMin, returnMax, returnClosed = 250 * time.Millisecond, 30 * time.Second, time.Second
@@ -45,7 +41,8 @@ func (a *Agent) claimAhead(ctx context.Context) error {
 	}
 }
 
-// topUp claims a block of each family in use that is low.
+// topUp claims a block of each family in use that is low. It does not ask other nodes: in a pool without a free block
+// that would move the same addresses round for ever.
 func (a *Agent) topUp(ctx context.Context, paused *refusals) error {
 	const many = math.MaxInt32
 	a.untilLow.Store(many)
@@ -64,13 +61,13 @@ func (a *Agent) topUp(ctx context.Context, paused *refusals) error {
 		if err != nil || p.Closed != "" || s.Leased == 0 {
 			continue
 		}
-		size, ahead := aheadSize(p, s.Is4)
+		l := a.levels(p, s.Is4)
 		switch {
-		case !ahead:
-		case !low(size, s.Free):
-			slack = min(slack, untilLow(size, s.Free))
+		case l.low == 0:
+		case l.untilLow(s.Free) > 0:
+			slack = min(slack, l.untilLow(s.Free))
 		case paused.get(s.Pool, s.Is4, a.cfg.Now()) != nil:
-			slack = min(slack, size)
+			slack = min(slack, l.low)
 		default:
 			lows = append(lows, family{s.Pool, s.Is4})
 		}
@@ -78,11 +75,9 @@ func (a *Agent) topUp(ctx context.Context, paused *refusals) error {
 	a.untilLow.Add(int64(slack - many)) // less what was leased meanwhile
 	var errs []error
 	for _, f := range lows {
-		_, err, _ := a.flight.Do(flightKey(f.pool, f.is4), func() (any, error) {
-			ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-			defer cancel()
-			return nil, a.claimUnless(ctx, f.pool, f.is4, func() bool { return false })
-		})
+		ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+		err := a.claimUnless(ctx, f.pool, f.is4, func() bool { return !a.isLow(f.pool, f.is4) })
+		cancel()
 		if err != nil {
 			paused.set(f.pool, f.is4, a.cfg.Now()+aheadPause, err)
 			errs = append(errs, err)
@@ -91,21 +86,21 @@ func (a *Agent) topUp(ctx context.Context, paused *refusals) error {
 	return errors.Join(errs...)
 }
 
-// aheadSize is the size of the family's blocks, and whether they are claimed ahead of need.
-func aheadSize(p ipam.Pool, is4 bool) (size int, ahead bool) {
-	for _, sub := range p.Subnets {
-		if sub.Is4() == is4 {
-			return sub.BlockSize, sub.SlotCount() >= aheadSlots
-		}
+func (a *Agent) isLow(pool string, is4 bool) bool {
+	p, err := a.store.Pool(pool)
+	if err != nil {
+		return false
 	}
-	return 0, false
+	s, err := a.stockOf(pool, is4)
+	return err == nil && a.levels(p, is4).untilLow(s.Free) <= 0
 }
 
-// returnIdle gives blocks back that have been empty for long, until ctx ends. Those of a pool that is closed go at
-// once.
+// returnIdle gives blocks back that have been empty for long and could be spared at two looks, until ctx ends. Those of
+// a pool that is closed go at once.
 func (a *Agent) returnIdle(ctx context.Context) error {
 	interval := min(max(a.cfg.ReleaseAfter/4, returnMin), returnMax)
 	var looked time.Duration
+	looks := quiet{}
 	return a.every(ctx, min(interval, returnClosed), "give empty blocks back", func(ctx context.Context) error {
 		all := a.cfg.Now()-looked >= interval
 		if all {
@@ -116,11 +111,13 @@ func (a *Agent) returnIdle(ctx context.Context) error {
 			return err
 		}
 		for _, s := range stocks {
-			for _, block := range s.returnable() {
-				minIdle := a.cfg.ReleaseAfter
-				if s.closed {
-					minIdle = 0
-				}
+			minIdle, spare := a.cfg.ReleaseAfter, s.returnable()
+			if s.closed {
+				minIdle = 0
+			} else {
+				spare = looks.twice(s.family, spare)
+			}
+			for _, block := range spare {
 				// The store decides once more, together with the leases: it knows how long each address has been idle.
 				retired, err := a.store.Retire(block, minIdle)
 				if err != nil {
@@ -163,16 +160,14 @@ func (a *Agent) stocks(all bool) ([]stock, error) {
 		if !ok {
 			continue
 		}
-		s := stock{leased: st.Leased, free: st.Free, closed: p.Closed != ""}
-		for _, sub := range p.Subnets {
-			if sub.Is4() == st.Is4 {
-				s.size = sub.BlockSize
-			}
+		s := stock{
+			levels: a.levels(p, st.Is4), family: flightKey(st.Pool, st.Is4), leased: st.Leased, free: st.Free, closed: p.Closed != "",
 		}
 		for _, h := range holdings {
 			if h.Pool != st.Pool || h.Slot.Addr().Is4() != st.Is4 || h.Retired {
 				continue
 			}
+			s.blocks++
 			leases, free, cooling, err := a.store.BlockLeases(h.Block)
 			if err != nil {
 				return nil, err

@@ -66,7 +66,7 @@ func askings(o ipam.Owner, pool ipam.Pool, s ipam.Subnet, objects []v1alpha1.IPB
 		}
 		leasable := s.LeasableIn(b.Slot)
 		for _, share := range b.Shares {
-			n := count(common(share.Ranges, leasable))
+			n := Count(common(share.Ranges, leasable))
 			if n == 0 || share.Node == o.Node {
 				continue
 			}
@@ -140,8 +140,9 @@ func (c *Claimer) Ask(ctx context.Context, o ipam.Owner, a Asking, count int, co
 
 // Offer gives up a part of o's share under the rules of Release: to the node of that want if it stands, and else to
 // nobody in particular. It says whether the want stood.
-func (c *Claimer) Offer(ctx context.Context, o ipam.Owner, block string, to ipam.Want, ranges ...iprange.Range) (stood bool, err error) {
-	b, err := c.settle(ctx, block, source{}, func(cur *view) (ipam.Block, error) {
+// Obj is the block as it was read.
+func (c *Claimer) Offer(ctx context.Context, o ipam.Owner, obj *v1alpha1.IPBlock, to ipam.Want, ranges ...iprange.Range) (stood bool, err error) {
+	b, err := c.settle(ctx, obj.Name, source{object: obj}, func(cur *view) (ipam.Block, error) {
 		if cur == nil {
 			return ipam.Block{}, nil
 		}
@@ -151,8 +152,8 @@ func (c *Claimer) Offer(ctx context.Context, o ipam.Owner, block string, to ipam
 }
 
 // Take makes o the owner of what nobody owns in the block and nobody else was offered, and ends o's want there. It
-// says whether that was anything: only then the block is one to grant from. The zero Block is no block.
-func (c *Claimer) Take(ctx context.Context, o ipam.Owner, pool ipam.Pool, block string) (b ipam.Block, joined bool, err error) {
+// says how many addresses that was: the block is one to grant from only if it was any. The zero Block is no block.
+func (c *Claimer) Take(ctx context.Context, o ipam.Owner, pool ipam.Pool, block string) (b ipam.Block, joined int, err error) {
 	var added []iprange.Range
 	b, err = c.settle(ctx, block, source{}, func(cur *view) (ipam.Block, error) {
 		added = nil
@@ -168,7 +169,7 @@ func (c *Claimer) Take(ctx context.Context, o ipam.Owner, pool ipam.Pool, block 
 		return WithTaken(cur.Block, o, added, cur.now), nil
 	})
 	mine, _ := Mine(o, b)
-	return b, len(added) > 0 && overlap(added, mine.Ranges), err
+	return b, Count(common(added, mine.Ranges)), err
 }
 
 // WithWant is b with w in it, instead of what that node wanted there before.

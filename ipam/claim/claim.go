@@ -51,7 +51,7 @@ func (c *Claimer) Claim(ctx context.Context, o ipam.Owner, pool ipam.Pool, is4 b
 	w := newWalk(o.Node, pool.Name, s)
 	for _, slot := range w.slots(pool.Name, probes(w.n), h) {
 		// A block in which at least half is unowned is as good as a new one.
-		b, err := c.enter(ctx, o, pool, s, candidate{slot: slot}, h, count(s.LeasableIn(slot))/2)
+		b, err := c.enter(ctx, o, pool, s, candidate{slot: slot}, h, Count(s.LeasableIn(slot))/2)
 		if !errors.Is(err, errSlotTaken) {
 			return b, err
 		}

@@ -86,8 +86,8 @@ func rival(b ipam.Block, o ipam.Owner, ranges []iprange.Range) (ipam.Share, bool
 
 func normal(ranges []iprange.Range) []iprange.Range { return iprange.Ranges(iprange.Set(ranges...)) }
 
-// count is how many addresses ranges hold; ranges of one slot only.
-func count(ranges []iprange.Range) int {
+// Count is how many addresses ranges hold; ranges of one slot only.
+func Count(ranges []iprange.Range) int {
 	n := 0
 	for _, r := range ranges {
 		f, t := r.From().As16(), r.To().As16()
@@ -178,7 +178,7 @@ func candidates(o ipam.Owner, pool ipam.Pool, w walk, objects []v1alpha1.IPBlock
 		leasable := w.subnet.LeasableIn(b.Slot)
 		if m, ok := Mine(o, b); ok && !held[b.Name] && overlap(m.Ranges, leasable) {
 			own = append(own, c)
-		} else if n := count(b.Free(o, leasable, now)); n > 0 {
+		} else if n := Count(b.Free(o, leasable, now)); n > 0 {
 			partials = append(partials, partial{c, n})
 		}
 	}
@@ -212,7 +212,7 @@ func enter(o ipam.Owner, pool ipam.Pool, s ipam.Subnet, slot netip.Prefix, held 
 		free := cur.Free(o, leasable, cur.now)
 		mine, _ := Mine(o, cur.Block)
 		own := !held && overlap(mine.Ranges, leasable)
-		if cur.dying || !own && (len(free) == 0 || count(free) < room) {
+		if cur.dying || !own && (len(free) == 0 || Count(free) < room) {
 			return ipam.Block{}, errSlotTaken
 		}
 		return WithTaken(cur.Block, o, free, cur.now), nil

@@ -36,6 +36,7 @@ func count(pool ipam.Pool, objects []v1alpha1.IPBlock, into *v1alpha1.IPPoolStat
 		}
 	}
 	into.Blocks = 0
+	nodes := map[string]bool{}
 	for i := range objects {
 		into.Blocks++
 		b, err := objects[i].Block()
@@ -48,9 +49,11 @@ func count(pool ipam.Pool, objects []v1alpha1.IPBlock, into *v1alpha1.IPPoolStat
 		}
 		for _, s := range b.Shares {
 			t.owned += sum(s.Ranges)
+			nodes[s.Node] = true
 		}
 		t.leased += uint64(max(0, objects[i].Status.Leased))
 	}
+	into.Nodes = int32(len(nodes))
 	both := func(figure func(*tally) uint64) string {
 		var out []string
 		for _, t := range []*tally{v4, v6} {

@@ -32,6 +32,9 @@ func (p *IPPool) Parse() (ipam.Pool, error) {
 		d := time.Duration(*s) * time.Second
 		spec.Cooldown = &d
 	}
+	if w := p.Spec.Watermarks; w != nil {
+		spec.Watermarks = ipam.Watermarks{Low: number(w.Low), High: number(w.High), KeepLast: w.KeepLast}
+	}
 	var errs []error
 	if m := validation.IsDNS1123Label(p.Name); len(m) > 0 {
 		errs = append(errs, &ipam.FieldError{Field: "metadata.name", Detail: strings.Join(m, "; ")})
@@ -44,6 +47,14 @@ func (p *IPPool) Parse() (ipam.Pool, error) {
 		return ipam.Pool{}, err
 	}
 	return pool, nil
+}
+
+func number(n *int32) *int {
+	if n == nil {
+		return nil
+	}
+	out := int(*n)
+	return &out
 }
 
 func (s *Subnet) subnetSpec() *ipam.SubnetSpec {

@@ -112,10 +112,38 @@ type IPPoolSpec struct {
 	// +optional
 	CooldownSeconds *int32 `json:"cooldownSeconds,omitempty"`
 
+	// watermarks say how many addresses each node keeps at hand. What is left out follows from the size of the pool and
+	// the number of nodes that use it.
+	// +optional
+	Watermarks *Watermarks `json:"watermarks,omitempty"`
+
 	// nodeSelector selects the nodes that may lease from the pool; empty is all of them. A node that no longer
 	// matches keeps what is leased on it and gets nothing new.
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+}
+
+// Watermarks say how many addresses of each family a node keeps at hand.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.low) || !has(self.high) || self.low <= self.high",fieldPath=".high",message="watermarks.high is less than watermarks.low: what goes back would be claimed again at once"
+type Watermarks struct {
+	// low is how many free addresses a node that uses the pool has at least before it claims the next block ahead of
+	// need; 0 is never. Default: a quarter of a block where the pool has two blocks for each node that uses it, else 0.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65536
+	// +optional
+	Low *int32 `json:"low,omitempty"`
+
+	// high is how many free addresses stay on the node when an empty block goes back. Default: half a block.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65536
+	// +optional
+	High *int32 `json:"high,omitempty"`
+
+	// keepLast has a node keep its last block though nothing is leased from it. Default: true where the pool has a
+	// block for each node that uses it.
+	// +optional
+	KeepLast *bool `json:"keepLast,omitempty"`
 }
 
 // Subnet is one family of a pool.
@@ -231,6 +259,10 @@ type IPPoolStatus struct {
 	// blocks is how many blocks the pool has.
 	// +optional
 	Blocks int32 `json:"blocks"`
+
+	// nodes is how many nodes own addresses of the pool.
+	// +optional
+	Nodes int32 `json:"nodes,omitempty"`
 
 	// conditions: Accepted; NodesLost, where nodes that own addresses are gone.
 	// +kubebuilder:validation:MaxItems=8
