@@ -114,13 +114,14 @@ type Agent struct {
 	flight singleflight.Group
 	recent refusals
 
-	// starving counts the requests that wait for room, by flightKey; wanting has the blocks in which one of this
-	// node's wants is waited for; standing counts the wants of others that this node could not answer yet.
-	starving, wanting *tally
-	users             *tally // how many nodes own addresses of a pool, by its name
-	standing          atomic.Int64
-	bell              bell          // rings when a want, or its answer, is seen
-	trading           chan struct{} // trade has something to do
+	// starving counts the requests that wait for room, by flightKey; turn says that the last to be served was one of
+	// them, and not another node; wanting has the blocks in which one of this node's wants is waited for; standing counts
+	// the wants of others that this node could not answer yet.
+	starving, turn, wanting *tally
+	users                   *tally // how many nodes own addresses of a pool, by its name
+	standing                atomic.Int64
+	bell                    bell          // rings when a want, or its answer, is seen
+	trading                 chan struct{} // trade has something to do
 	// life ends when Run is to end.
 	life context.Context
 	end  context.CancelFunc
@@ -158,7 +159,7 @@ func New(c Config) (*Agent, error) {
 		cfg: c, store: c.Store, log: c.Log,
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
-		starving: newTally(), wanting: newTally(), users: newTally(), trading: make(chan struct{}, 1),
+		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), trading: make(chan struct{}, 1),
 	}
 	a.life, a.end = context.WithCancel(context.Background())
 	a.claims = claim.New(c.Client, nil)

@@ -167,18 +167,22 @@ func (a *Agent) answer(ctx context.Context, me ipam.Owner, r demand, askers int)
 		a.wake() // what was withdrawn is shed
 		return false, err
 	}
+	a.turn.put(flightKey(r.pool, r.is4), 0)
 	a.metrics.ceded.WithLabelValues(r.pool).Add(float64(claim.Count(ranges)))
 	a.log.InfoContext(ctx, "addresses ceded", "block", r.block, "pool", r.pool, "to", r.want.Node, "ranges", ranges, "wanted", stood)
 	return true, nil
 }
 
-// spareFor is how many addresses r may get. What pods of this node wait for is not to be had.
+// spareFor is how many addresses r may get. What pods of this node wait for is not to be had, except by turns.
 func (a *Agent) spareFor(r demand, askers int) (int, error) {
 	s, err := a.stockOf(r.pool, r.is4)
 	if err != nil {
 		return 0, err
 	}
 	waiting := a.starving.count(flightKey(r.pool, r.is4))
+	if a.turn.count(flightKey(r.pool, r.is4)) > 0 {
+		waiting = 0
+	}
 	if s.Free == 0 && r.want.Cooling {
 		return portion(s.Cooling-waiting, askers, r.want.Count), nil
 	}

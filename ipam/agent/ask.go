@@ -117,7 +117,7 @@ func (a *Agent) ask(ctx context.Context, pool string, is4 bool, full *claim.Full
 		if n *= 2; !more {
 			pause = min(2*pause, askPauseMax)
 		}
-		got, err := a.awaitOffer(ctx, pool, q, pause)
+		got, err := a.awaitOffer(ctx, pool, is4, q, pause)
 		switch {
 		case err != nil || got:
 			return err
@@ -180,7 +180,7 @@ func (a *Agent) askOne(ctx context.Context, pool string, is4 bool, x claim.Askin
 		return err
 	}
 	a.wanting.put(x.Block, 1)
-	n := a.starving.count(flightKey(pool, is4)) + a.levels(p, is4).low
+	n := a.starving.count(flightKey(pool, is4)) + a.levels(p, is4).spare
 	return a.claims.Ask(ctx, me, x, n, cooling, time.Now().Add(wait+wantLinger))
 }
 
@@ -192,12 +192,16 @@ func (a *Agent) askEnds(blocks []string) {
 	poke(a.trading)
 }
 
-// awaitOffer waits until one of the blocks asked in has something, and takes it; or until the time is over.
-func (a *Agent) awaitOffer(ctx context.Context, pool string, q *asks, wait time.Duration) (got bool, err error) {
+// awaitOffer waits until one of the blocks asked in has something, and takes it; or until a pod of this node has left
+// something; or until the time is over.
+func (a *Agent) awaitOffer(ctx context.Context, pool string, is4 bool, q *asks, wait time.Duration) (got bool, err error) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
 		rung := a.bell.wait() // before the look, so that nothing comes in between
+		if s, err := a.stockOf(pool, is4); err != nil || s.Free > 0 {
+			return err == nil, err
+		}
 		ready, err := a.offeredIn(ctx, pool, q)
 		if err != nil {
 			return false, err

@@ -44,7 +44,7 @@ func (a *Agent) makeRoom(ctx context.Context, no *store.NoRoom) (claimed bool, e
 
 // claimOnce claims a block, or waits for the claim of the same family that is under way already.
 func (a *Agent) claimOnce(ctx context.Context, pool string, is4 bool) error {
-	if err := a.recent.get(pool, is4, a.cfg.Now()); err != nil {
+	if err := a.sitOut(ctx, pool, is4); err != nil {
 		return err
 	}
 	done := a.flight.DoChan(flightKey(pool, is4), func() (any, error) {
@@ -63,6 +63,30 @@ func (a *Agent) claimOnce(ctx context.Context, pool string, is4 bool) error {
 		return r.Err
 	case <-ctx.Done():
 		return fmt.Errorf("%w: claiming a block of pool %s takes too long: %w", ipam.ErrUnavailable, pool, context.Cause(ctx))
+	}
+}
+
+// sitOut gives the refusal that is remembered. But one that finds the pool full and has no cooling address to reuse
+// waits until that is forgotten, and then there is none: addresses may have come free.
+func (a *Agent) sitOut(ctx context.Context, pool string, is4 bool) error {
+	for {
+		now := a.cfg.Now()
+		left, err := a.recent.left(pool, is4, now)
+		if err == nil || !errors.Is(err, ipam.ErrPoolFull) {
+			return err
+		}
+		if calm, stockErr := a.cooling(pool, is4); calm || stockErr != nil {
+			return err
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-a.life.Done():
+		}
+		if timer.Stop(); ctx.Err() != nil || a.life.Err() != nil {
+			return err
+		}
 	}
 }
 
@@ -261,12 +285,18 @@ type refusal struct {
 }
 
 func (r *refusals) get(pool string, is4 bool, now time.Duration) error {
+	_, err := r.left(pool, is4, now)
+	return err
+}
+
+// left is the refusal and how long it will be remembered.
+func (r *refusals) left(pool string, is4 bool, now time.Duration) (time.Duration, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if x := r.of[flightKey(pool, is4)]; now < x.until {
-		return x.err
+		return x.until - now, x.err
 	}
-	return nil
+	return 0, nil
 }
 
 // set remembers err until then; nil forgets.

@@ -25,15 +25,19 @@ const (
 // else says ErrPoolFull, or ErrUnavailable if the API cannot be asked.
 func (a *Agent) Lease(ctx context.Context, req ipam.Request) (l ipam.Lease, err error) {
 	defer a.metrics.observe("lease", time.Now(), &err)
-	for began, waits := time.Now(), false; time.Since(began) < leaseWait; {
+	var lacked *store.NoRoom
+	for began := time.Now(); time.Since(began) < leaseWait; {
 		l, err = a.leaseOnce(ctx, req)
 		no := noRoom(err)
-		if no != nil && !waits {
-			waits = true
+		if no != nil && lacked == nil {
+			lacked = no
 			defer a.starves(no)()
 		}
 		switch {
 		case err == nil:
+			if lacked != nil {
+				a.served(lacked)
+			}
 			if a.untilLow.Add(-1) <= 0 {
 				poke(a.leased)
 			}
@@ -77,8 +81,18 @@ func (a *Agent) starves(no *store.NoRoom) (done func()) {
 	}
 }
 
-// freed has wants looked at again that could not be answered.
+// served has others come first with what is freed next.
+func (a *Agent) served(no *store.NoRoom) {
+	for is4, lacked := range map[bool]bool{true: no.Is4, false: no.Is6} {
+		if lacked {
+			a.turn.put(flightKey(no.Pool, is4), 1)
+		}
+	}
+}
+
+// freed has those look again for whom there was nothing, here and elsewhere.
 func (a *Agent) freed() {
+	a.bell.ring()
 	if a.standing.Load() > 0 {
 		poke(a.trading)
 	}

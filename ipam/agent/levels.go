@@ -14,6 +14,8 @@ const manySlots = 16
 type levels struct {
 	low, high int
 	keepLast  bool
+	// spare is what is asked of other nodes beyond the need.
+	spare int
 }
 
 // levelsOf are the watermarks that w asks for, and for the rest those that suit the subnet and the number of nodes that
@@ -40,6 +42,9 @@ func levelsOf(w ipam.Watermarks, s ipam.Subnet, nodes int) levels {
 		l.high = max(l.high, l.low) // what goes back must not be claimed again at once
 	} else if w.Low == nil {
 		l.low = min(l.low, l.high)
+	}
+	if l.spare = l.low; w.Low == nil {
+		l.spare = (s.BlockSize + 7) / 8
 	}
 	return l
 }

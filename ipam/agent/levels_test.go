@@ -21,15 +21,15 @@ func TestLevels(t *testing.T) {
 		nodes  int
 		want   levels
 	}{
-		"two blocks a node":     {ipam.Watermarks{}, "10.0.0.0/24", 4, levels{8, 16, true}},
-		"one block a node":      {ipam.Watermarks{}, "10.0.0.0/24", 8, levels{0, 16, true}},
-		"less":                  {ipam.Watermarks{}, "10.0.0.0/24", 9, levels{0, 16, false}},
-		"few blocks, who knows": {ipam.Watermarks{}, "10.0.0.0/24", 0, levels{0, 16, false}},
-		"many, who knows":       {ipam.Watermarks{}, "10.0.0.0/23", 0, levels{8, 16, true}},
-		"as asked for":          {ipam.Watermarks{Low: n(3), High: n(5), KeepLast: &yes}, "10.0.0.0/24", 99, levels{3, 5, true}},
-		"nothing at hand":       {ipam.Watermarks{Low: n(0), High: n(0), KeepLast: &no}, "10.0.0.0/16", 1, levels{0, 0, false}},
-		"high follows low":      {ipam.Watermarks{Low: n(40)}, "10.0.0.0/24", 1, levels{40, 40, true}},
-		"low follows high":      {ipam.Watermarks{High: n(2)}, "10.0.0.0/24", 1, levels{2, 2, true}},
+		"two blocks a node":     {ipam.Watermarks{}, "10.0.0.0/24", 4, levels{8, 16, true, 4}},
+		"one block a node":      {ipam.Watermarks{}, "10.0.0.0/24", 8, levels{0, 16, true, 4}},
+		"less":                  {ipam.Watermarks{}, "10.0.0.0/24", 9, levels{0, 16, false, 4}},
+		"few blocks, who knows": {ipam.Watermarks{}, "10.0.0.0/24", 0, levels{0, 16, false, 4}},
+		"many, who knows":       {ipam.Watermarks{}, "10.0.0.0/23", 0, levels{8, 16, true, 4}},
+		"as asked for":          {ipam.Watermarks{Low: n(3), High: n(5), KeepLast: &yes}, "10.0.0.0/24", 99, levels{3, 5, true, 3}},
+		"nothing at hand":       {ipam.Watermarks{Low: n(0), High: n(0), KeepLast: &no}, "10.0.0.0/16", 1, levels{0, 0, false, 0}},
+		"high follows low":      {ipam.Watermarks{Low: n(40)}, "10.0.0.0/24", 1, levels{40, 40, true, 40}},
+		"low follows high":      {ipam.Watermarks{High: n(2)}, "10.0.0.0/24", 1, levels{2, 2, true, 4}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := ipam.ParsePool(ipam.PoolSpec{Name: "p", IPv4: &ipam.SubnetSpec{Subnet: c.subnet, BlockSize: 32}, Watermarks: c.marks})
