@@ -111,7 +111,7 @@ func parse(t *testing.T, file string) (check, want string, tree *Tree) {
 	return check, want, tree
 }
 
-// TestLinkedFails gives Linked a module that reaches Kubernetes through somebody else's package.
+// TestLinkedFails gives Linked a module that reaches Kubernetes through somebody else's package, and NVIDIA's library.
 func TestLinkedFails(t *testing.T) {
 	a, err := txtar.ParseFile("testdata/linked/modules.txtar")
 	if err != nil {
@@ -121,17 +121,24 @@ func TestLinkedFails(t *testing.T) {
 	if err := txtar.Write(a, dir); err != nil {
 		t.Fatal(err)
 	}
-	problems, err := Linked(t.Context(), filepath.Join(dir, "ours"), "ipam")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, p := range problems {
-		got = append(got, p.Text)
-	}
-	want := []string{"links k8s.io/client (example.test/m/ipam > example.test/other > k8s.io/client)"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("problems (-want +got):\n%s", diff)
+	for pkg, want := range map[string][]string{
+		"ipam": {"links k8s.io/client (example.test/m/ipam > example.test/other > k8s.io/client)"},
+		"gpus": {"links github.com/NVIDIA/go-nvml/pkg/nvml (example.test/m/gpus > github.com/NVIDIA/go-nvml/pkg/nvml)"},
+	} {
+		problems, err := Linked(t.Context(), filepath.Join(dir, "ours"), pkg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range problems {
+			got = append(got, p.Text)
+			if p.Fix == "" {
+				t.Errorf("no fix is given for %v", p)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("problems of %s (-want +got):\n%s", pkg, diff)
+		}
 	}
 	if problems, err := Linked(t.Context(), filepath.Join(dir, "ours"), "light"); err != nil || len(problems) > 0 {
 		t.Errorf("light links nothing of the kind, got %v, %v", problems, err)

@@ -88,8 +88,8 @@ func Light() []string {
 	}
 }
 
-// Linked returns a problem for each package of Kubernetes that the given package (a folder in the module at root) links, directly or
-// through whatever it imports, with the path that leads there.
+// Linked returns a problem for each package of Kubernetes, and for the binding of NVIDIA's library, that the given package (a folder in
+// the module at root) links, directly or through whatever it imports, with the path that leads there.
 func Linked(ctx context.Context, root, pkg string) ([]Problem, error) {
 	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./"+pkg)
 	cmd.Dir = root
@@ -112,7 +112,8 @@ func Linked(ctx context.Context, root, pkg string) ([]Problem, error) {
 		}
 	}
 	for _, dep := range order {
-		if !kubernetes(dep) || kubernetes(by[dep]) { // only the one that opens the door
+		fix := heavy(dep)
+		if fix == "" || heavy(by[dep]) == fix { // only the one that opens the door
 			continue
 		}
 		chain := dep
@@ -120,13 +121,19 @@ func Linked(ctx context.Context, root, pkg string) ([]Problem, error) {
 			chain = at + " > " + chain
 		}
 		problems = append(problems, Problem{
-			Path: pkg, Text: "links " + dep + " (" + chain + ")",
-			Fix: "It runs for every pod and must stay small, quick and without a token: keep Kubernetes in ipam/claim, ipam/agent, ipam/controller and netdef/controller",
+			Path: pkg, Text: "links " + dep + " (" + chain + ")", Fix: fix,
 		})
 	}
 	return problems, nil
 }
 
-func kubernetes(imported string) bool {
-	return strings.HasPrefix(imported, "k8s.io/") || strings.HasPrefix(imported, "sigs.k8s.io/")
+// heavy says why a package is too much for a light one, and what to do; it is empty for the others.
+func heavy(imported string) string {
+	switch {
+	case strings.HasPrefix(imported, "k8s.io/"), strings.HasPrefix(imported, "sigs.k8s.io/"):
+		return "It runs for every pod and must stay small, quick and without a token: keep Kubernetes in ipam/claim, ipam/agent, ipam/controller and netdef/controller"
+	case within(imported, "github.com/NVIDIA/go-nvml"):
+		return "It runs for every pod, as a static program on nodes without a GPU too, and this needs cgo: keep GPUs in rdma/gpu, for programs that serve a node"
+	}
+	return ""
 }
