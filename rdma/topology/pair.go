@@ -11,6 +11,9 @@ import (
 	"github.com/railyard-net/railyard/rdma"
 )
 
+// ErrTwice: a GPU or NIC is given twice, so that the limits would mean nothing.
+var ErrTwice = errors.New("given twice")
+
 // NoRail is the index of what belongs to no rail.
 const NoRail = -1
 
@@ -60,31 +63,15 @@ type Pair struct {
 //  5. rails that are those of the GPUs, or near (the sum of the squares of the differences is least).
 //
 // It is the same for the same GPUs and NICs in any order. A GPU or NIC that the tree lacks is left out, and the error, an
-// [rdma.ErrNotFound], says so; one that is given twice leaves no pairs at all.
+// [rdma.ErrNotFound], says so; one that is given twice leaves no pairs at all, and an [ErrTwice].
 func (t *Tree) Pair(gpus []GPU, nics []NIC, limits Limits) ([]Pair, error) {
-	gpus, nics, limits = slices.Clone(gpus), slices.Clone(nics), limits.withDefaults()
-	slices.SortStableFunc(gpus, func(a, b GPU) int { return compareAddrs(a.Addr, b.Addr) })
-	slices.SortStableFunc(nics, func(a, b NIC) int { return compareAddrs(a.Addr, b.Addr) })
-	for i := range gpus {
-		if i > 0 && gpus[i].Addr == gpus[i-1].Addr {
-			return nil, fmt.Errorf("GPU %s is given twice", gpus[i].Addr)
-		}
+	limits = limits.withDefaults()
+	gpus, lostGPUs := known(t, gpus, func(g GPU) rdma.BusAddr { return g.Addr })
+	nics, lostNICs := known(t, nics, func(n NIC) rdma.BusAddr { return n.Addr })
+	lost := errors.Join(lostGPUs, lostNICs)
+	if errors.Is(lost, ErrTwice) {
+		return nil, lost
 	}
-	for i := range nics {
-		if i > 0 && nics[i].Addr == nics[i-1].Addr {
-			return nil, fmt.Errorf("NIC %s is given twice", nics[i].Addr)
-		}
-	}
-	var errs []error
-	missing := func(addr rdma.BusAddr) bool {
-		_, err := t.at(addr)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		return err != nil
-	}
-	gpus = slices.DeleteFunc(gpus, func(g GPU) bool { return missing(g.Addr) })
-	nics = slices.DeleteFunc(nics, func(n NIC) bool { return missing(n.Addr) })
 	var able []Pair
 	for _, g := range gpus {
 		for _, n := range nics {
@@ -97,7 +84,25 @@ func (t *Tree) Pair(gpus []GPU, nics []NIC, limits Limits) ([]Pair, error) {
 			}
 		}
 	}
-	return choose(gpus, nics, able, limits), errors.Join(errs...)
+	return choose(gpus, nics, able, limits), lost
+}
+
+// known returns those devices that the tree has, by address, and an error for each of the others and each that is there twice.
+func known[D any](t *Tree, devices []D, addr func(D) rdma.BusAddr) (sorted []D, err error) {
+	devices = slices.Clone(devices)
+	slices.SortFunc(devices, func(a, b D) int { return compareAddrs(addr(a), addr(b)) })
+	var errs []error
+	for i, d := range devices {
+		switch _, err := t.at(addr(d)); {
+		case i > 0 && addr(d) == addr(devices[i-1]):
+			errs = append(errs, fmt.Errorf("%s: %w", addr(d), ErrTwice))
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			sorted = append(sorted, d)
+		}
+	}
+	return sorted, errors.Join(errs...)
 }
 
 // choose is the matching as a flow of the least cost: from a source through a GPU and a NIC to a sink. Each path is one pair.

@@ -242,11 +242,11 @@ func TestPairRefuses(t *testing.T) {
 		nics []NIC
 		want string
 	}{
-		"GPU twice": {[]GPU{g, {Addr: g.Addr, Name: "again"}}, []NIC{n}, "GPU 0000:01:00.0 is given twice"},
-		"NIC twice": {[]GPU{g}, []NIC{n, n}, "NIC 0000:02:00.0 is given twice"},
+		"GPU twice": {[]GPU{g, {Addr: g.Addr, Name: "again"}}, []NIC{n}, "0000:01:00.0: given twice"},
+		"NIC twice": {[]GPU{g}, []NIC{n, n}, "0000:02:00.0: given twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if pairs, err := tree.Pair(tt.gpus, tt.nics, Limits{}); pairs != nil || err == nil || err.Error() != tt.want {
+			if pairs, err := tree.Pair(tt.gpus, tt.nics, Limits{}); pairs != nil || !errors.Is(err, ErrTwice) || err.Error() != tt.want {
 				t.Errorf("%v, %v; want none, %s", pairs, err, tt.want)
 			}
 		})
@@ -263,6 +263,27 @@ func TestPairWithoutPlace(t *testing.T) {
 	}
 	if len(pairs) != 1 || pairs[0].GPU.Addr != m.gpus[0].Addr || pairs[0].NIC.Addr != m.nics[0].Addr {
 		t.Errorf("pairs %v; want the one of those that are", pairs)
+	}
+}
+
+// A node's worth of virtual functions: 8 GPUs, and 128 for them.
+func BenchmarkPairVirtual(b *testing.B) {
+	var d strings.Builder
+	for s := range 8 {
+		fmt.Fprintf(&d, "pci0000:%02x numa=%d\n 0000:%02x:00.0 root\n  0000:%02x:00.0 up\n", 16*s, s/4, 16*s, 16*s+1)
+		fmt.Fprintf(&d, "   0000:%02x:00.0 down\n    0000:%02x:00.0 gpu g%d\n", 16*s+2, 16*s+3, s)
+		fmt.Fprintf(&d, "   0000:%02x:01.0 down\n", 16*s+2)
+		for i := range 16 {
+			fmt.Fprintf(&d, "    0000:%02x:%02x.%d nic n%d-%d rail=%d\n", 16*s+4, i/8, i%8, s, i, s)
+		}
+	}
+	m := draw(b, d.String())
+	tree := m.read(b)
+	for b.Loop() {
+		pairs, err := tree.Pair(m.gpus, m.nics, Limits{})
+		if err != nil || len(pairs) != 8 || pairs[7].Path.Class != PIX {
+			b.Fatal(pairs, err)
+		}
 	}
 }
 
