@@ -4,6 +4,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"time"
@@ -62,8 +63,33 @@ type Lease struct {
 	Routes    []Route   `json:"routes,omitempty"`
 	NetNS     NetNS     `json:"netns,omitzero"`
 	Pod       Pod       `json:"pod,omitzero"`
+	// Probe: ask the neighbours before the addresses are used, and Decline one that somebody answers for.
+	Probe bool `json:"probe,omitempty"`
 	// Since is wall-clock time and for people only; the store counts cooldowns on the boot clock.
 	Since time.Time `json:"since"`
+}
+
+// Conflict is a foreign owner of an address.
+type Conflict struct {
+	Address netip.Addr `json:"address"`
+	// Neighbour is its link-layer address, for people.
+	Neighbour string `json:"neighbour,omitempty"`
+}
+
+// Validate refuses what is no address.
+func (c Conflict) Validate() error {
+	if !c.Address.IsValid() {
+		return &FieldError{Field: "conflict.address", Detail: "is missing"}
+	}
+	return checkText("conflict.neighbour", c.Neighbour, 0, MaxIfName)
+}
+
+// ConflictNetwork is in the keys of addresses that are held back. It cannot be the name of a CNI network.
+const ConflictNetwork = "(conflict)"
+
+// ConflictKey is the key under which the address of the pool is held back.
+func ConflictKey(pool string, c Conflict) Key {
+	return Key{Network: ConflictNetwork, ContainerID: pool + "." + c.Address.String(), IfName: cmp.Or(c.Neighbour, "-")}
 }
 
 // Leaser is what this library offers another program, however it is reached: in process (agent.Agent), over the
@@ -76,6 +102,10 @@ type Leaser interface {
 	Release(ctx context.Context, k Key) error
 	// Lookup gives the lease under k, or ErrNotFound.
 	Lookup(ctx context.Context, k Key) (Lease, error)
+	// Decline ends the lease under k because a neighbour that leased nothing answers for one of its addresses, which is
+	// then held back under ConflictKey until Release, or until the agent gives it another chance. The others are free
+	// again. Nothing under k is ErrNotFound.
+	Decline(ctx context.Context, k Key, c Conflict) error
 	// Retain ends every lease of the network whose key is not in keep, and says how many. Other networks are
 	// not touched.
 	Retain(ctx context.Context, network string, keep []Key) (int, error)

@@ -36,6 +36,8 @@ type PoolSpec struct {
 	DefaultRoute bool
 	Cooldown     *time.Duration
 	Watermarks   Watermarks
+	// DetectConflicts: see Lease.Probe.
+	DetectConflicts bool
 }
 
 // Watermarks say how much of each family of a pool a node keeps at hand. What is nil follows from the pool's size and
@@ -69,6 +71,8 @@ type Pool struct {
 	Cooldown time.Duration `json:"cooldown"`
 	// Watermarks are for the node's agent.
 	Watermarks Watermarks `json:"watermarks,omitzero"`
+	// DetectConflicts makes Lease.Probe.
+	DetectConflicts bool `json:"detectConflicts,omitempty"`
 	// Closed says why the pool gives nothing new on this node; empty means it is open. Leases that exist stay.
 	Closed string `json:"closed,omitempty"`
 }
@@ -91,7 +95,7 @@ func ParsePool(spec PoolSpec) (Pool, error) {
 	if err := CheckPoolName("metadata.name", spec.Name); err != nil {
 		errs = append(errs, err)
 	}
-	p := Pool{Name: spec.Name, UID: spec.UID, Cooldown: DefaultCooldown, Watermarks: spec.Watermarks}
+	p := Pool{Name: spec.Name, UID: spec.UID, Cooldown: DefaultCooldown, Watermarks: spec.Watermarks, DetectConflicts: spec.DetectConflicts}
 	if spec.Cooldown != nil {
 		p.Cooldown = *spec.Cooldown
 	}

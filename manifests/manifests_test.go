@@ -88,11 +88,11 @@ func TestPermissions(t *testing.T) {
 		cluster.AgentServiceAccount: {
 			can: []string{
 				"list ippools " + pools, "watch ippools " + pools, "create ipblocks " + pools, "update ipblocks " + pools,
-				"delete ipblocks " + pools, "watch ipblocks " + pools, "update ipblocks/status " + pools, "get nodes", "watch nodes",
+				"delete ipblocks " + pools, "watch ipblocks " + pools, "update ipblocks/status " + pools, "get nodes", "watch nodes", "create events events.k8s.io",
 			},
 			cannot: []string{
 				"deletecollection ipblocks " + pools, "update ippools " + pools, "update ippools/status " + pools, "delete ippools " + pools,
-				"update nodes", "patch nodes/status", "list pods", "list secrets", "get secrets", "create pods", "create serviceaccounts/token",
+				"update nodes", "patch nodes/status", "list events events.k8s.io", "list pods", "list secrets", "get secrets", "create pods", "create serviceaccounts/token",
 				"create network-attachment-definitions k8s.cni.cncf.io", "list macvlannetworks " + networks, "update leases coordination.k8s.io",
 			},
 		},

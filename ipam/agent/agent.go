@@ -44,6 +44,8 @@ type Config struct {
 	ReleaseAfter time.Duration
 	// CedeWait is how long a lease waits for addresses of other nodes when the pool has no other (5 s).
 	CedeWait time.Duration
+	// ConflictHold is how long an address is held back that a neighbour answered for (10 min).
+	ConflictHold time.Duration
 	// MirrorInterval is the time between two writes of changed leases to the status of their blocks (5 s).
 	MirrorInterval time.Duration
 	// NamespaceDirs are where named network namespaces are looked for (DefaultNamespaceDirs).
@@ -70,6 +72,7 @@ func (c *Config) complete() error {
 	}
 	c.GCInterval = orDefault(c.GCInterval, 30*time.Second)
 	c.CedeWait = orDefault(c.CedeWait, 5*time.Second)
+	c.ConflictHold = orDefault(c.ConflictHold, 10*time.Minute)
 	c.MirrorInterval = orDefault(c.MirrorInterval, 5*time.Second)
 	if c.NamespaceDirs == nil {
 		c.NamespaceDirs = DefaultNamespaceDirs()

@@ -48,9 +48,13 @@ func (c *collector) look(now time.Duration, leases []ipam.Lease) []ipam.Lease {
 // collect ends the leases whose namespaces are gone, once per interval, until ctx ends.
 func (a *Agent) collect(ctx context.Context) error {
 	c := &collector{grace: a.cfg.GCGrace, gone: a.cfg.gone}
+	held := map[ipam.Key]time.Duration{}
 	return a.every(ctx, a.cfg.GCInterval, "collect leases", func(ctx context.Context) error {
 		leases, err := a.store.Leases()
 		if err != nil {
+			return err
+		}
+		if err := a.endConflicts(ctx, leases, held); err != nil {
 			return err
 		}
 		for _, l := range c.look(a.cfg.Now(), leases) {

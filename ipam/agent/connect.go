@@ -5,8 +5,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -25,7 +27,7 @@ import (
 // server is down.
 func Connect(cfg *rest.Config, node string) (client.Client, cache.Cache, error) {
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), eventsv1.AddToScheme(scheme)); err != nil {
 		return nil, nil, err
 	}
 	web, err := rest.HTTPClientFor(cfg)
@@ -64,10 +66,11 @@ func nodeObject() *metav1.PartialObjectMetadata {
 
 // newMapper knows the three kinds that the agent reads, so that no discovery is asked for them.
 func newMapper() meta.RESTMapper {
-	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion, nodeKind.GroupVersion()})
+	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion, nodeKind.GroupVersion(), eventsv1.SchemeGroupVersion})
 	m.Add(v1alpha1.GroupVersion.WithKind("IPPool"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("IPBlock"), meta.RESTScopeRoot)
 	m.Add(nodeKind, meta.RESTScopeRoot)
+	m.Add(eventsv1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
 	return m
 }
 

@@ -34,6 +34,7 @@ type metrics struct {
 	askSeconds   prometheus.Histogram
 	received     *prometheus.CounterVec
 	ceded        *prometheus.CounterVec
+	conflicts    *prometheus.CounterVec
 
 	stock stockCollector
 }
@@ -76,10 +77,13 @@ func newMetrics(r prometheus.Registerer, a *Agent) (*metrics, error) {
 		ceded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "railyard_ipam_ceded_addresses_total", Help: "Addresses that this node ceded to others, by pool.",
 		}, []string{"pool"}),
+		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "railyard_ipam_conflicts_total", Help: "Addresses that a neighbour answered for who has them not from a pool, by pool.",
+		}, []string{"pool"}),
 		stock: newStockCollector(a),
 	}
 	for _, c := range []prometheus.Collector{
-		m.requests, m.claims, m.claimSeconds, m.collected, m.returned, m.recovered, m.mirrored, m.asks, m.askSeconds, m.received, m.ceded, m.stock,
+		m.requests, m.claims, m.claimSeconds, m.collected, m.returned, m.recovered, m.mirrored, m.asks, m.askSeconds, m.received, m.ceded, m.conflicts, m.stock,
 	} {
 		if err := r.Register(c); err != nil {
 			return nil, err

@@ -97,6 +97,15 @@ func (c *Client) Lookup(ctx context.Context, k ipam.Key) (ipam.Lease, error) {
 	return leaseOf(reply, err)
 }
 
+// Decline implements ipam.Leaser.
+func (c *Client) Decline(ctx context.Context, k ipam.Key, x ipam.Conflict) error {
+	if err := errors.Join(k.Validate(), x.Validate()); err != nil {
+		return err
+	}
+	_, err := c.call(ctx, wire.Request{Verb: wire.Decline, Key: k, Conflict: x})
+	return err
+}
+
 // Retain implements ipam.Leaser.
 func (c *Client) Retain(ctx context.Context, network string, keep []ipam.Key) (int, error) {
 	reply, err := c.call(ctx, wire.Request{Verb: wire.Retain, Network: network, Keep: keep})

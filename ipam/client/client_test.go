@@ -129,6 +129,12 @@ func every(t *testing.T, c ipam.Leaser) {
 	if err := errors.Join(c.Release(ctx, request(0).Key), c.Release(ctx, request(0).Key)); err != nil {
 		t.Error(err)
 	}
+	if err := c.Decline(ctx, request(0).Key, ipam.Conflict{Address: netip.MustParseAddr("10.20.0.7")}); !errors.Is(err, ipam.ErrNotFound) {
+		t.Errorf("declined what is gone: %v", err)
+	}
+	if err := c.Decline(ctx, request(0).Key, ipam.Conflict{}); !errors.As(err, &field) {
+		t.Errorf("declined nothing: %v", err)
+	}
 	if n, err := c.Retain(ctx, "net", []ipam.Key{request(1).Key}); n != 1 || err != nil {
 		t.Errorf("retain ended %d: %v", n, err)
 	}

@@ -132,6 +132,7 @@ func (t *tx) lend(req ipam.Request, reuse bool) (ipam.Lease, error) {
 	}
 	rec := record{Named: req.Static, Lease: ipam.Lease{
 		Key: req.Key, Pool: p.Name, Routes: p.Routes, NetNS: req.NetNS, Pod: req.Pod, Since: t.s.options.Wall().UTC().Round(0),
+		Probe: p.DetectConflicts,
 	}}
 	for _, a := range picked {
 		if err := t.hold(p, &rec, a); err != nil {
@@ -331,6 +332,44 @@ func (t *tx) rebuild(key []byte) (rec record, err error) {
 	return rec, err
 }
 
+// Decline implements ipam.Leaser.
+func (s *Store) Decline(ctx context.Context, k ipam.Key, c ipam.Conflict) error {
+	if err := orDone(ctx, errors.Join(k.Validate(), c.Validate())); err != nil {
+		return err
+	}
+	return s.update(func(t *tx) error {
+		rec, ok, err := t.lease(leaseKey(k))
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return notFound(k)
+		case !rec.holds(c.Address):
+			return &ipam.FieldError{Field: "conflict.address", Detail: fmt.Sprintf("is %s, but the attachment holds %s", c.Address, addresses(rec.Lease))}
+		}
+		if err := t.drop(leaseKey(k), rec); err != nil {
+			return err
+		}
+		p, err := t.pool(rec.Pool)
+		if err != nil {
+			return err
+		}
+		h, _, err := t.holdingOf(p, c.Address)
+		if err != nil || !h.covers(c.Address) {
+			return err // it was not for this node to lease any more
+		}
+		back := record{Lease: ipam.Lease{Key: ipam.ConflictKey(rec.Pool, c), Pool: rec.Pool, Pod: rec.Pod, Since: t.s.options.Wall().UTC().Round(0)}}
+		if err := t.hold(p, &back, c.Address); err != nil {
+			return err
+		}
+		return t.putLease(back)
+	})
+}
+
+func notFound(k ipam.Key) error {
+	return fmt.Errorf("%w: %s of container %s on network %s", ipam.ErrNotFound, k.IfName, k.ContainerID, k.Network)
+}
+
 // Lookup implements ipam.Leaser.
 func (s *Store) Lookup(ctx context.Context, k ipam.Key) (l ipam.Lease, err error) {
 	if err := orDone(ctx, k.Validate()); err != nil {
@@ -339,7 +378,7 @@ func (s *Store) Lookup(ctx context.Context, k ipam.Key) (l ipam.Lease, err error
 	err = s.view(func(t *tx) error {
 		rec, ok, err := t.lease(leaseKey(k))
 		if err == nil && !ok {
-			err = fmt.Errorf("%w: %s of container %s on network %s", ipam.ErrNotFound, k.IfName, k.ContainerID, k.Network)
+			err = notFound(k)
 		}
 		l = rec.Lease
 		return err

@@ -180,6 +180,8 @@ func Do(ctx context.Context, leaser ipam.Leaser, req Request, reply *Reply) (err
 	case Lookup:
 		l, err = leaser.Lookup(ctx, req.Key)
 		reply.Lease = &l
+	case Decline:
+		err = leaser.Decline(ctx, req.Key, req.Conflict)
 	case Retain:
 		reply.Count, err = leaser.Retain(ctx, req.Network, req.Keep)
 	case Ready:

@@ -42,6 +42,7 @@ const (
 	Lease   Verb = "lease"   // Request.Request → Reply.Lease
 	Release Verb = "release" // Request.Key
 	Lookup  Verb = "lookup"  // Request.Key → Reply.Lease
+	Decline Verb = "decline" // Request.Key, Conflict
 	Retain  Verb = "retain"  // Request.Network, Keep → Reply.Count
 	Ready   Verb = "ready"   // Request.Pool
 )
@@ -55,6 +56,7 @@ type Request struct {
 	Key       ipam.Key      `json:"key,omitzero"`
 	Network   string        `json:"network,omitempty"`
 	Keep      []ipam.Key    `json:"keep,omitempty"`
+	Conflict  ipam.Conflict `json:"conflict,omitzero"`
 	Pool      string        `json:"pool,omitempty"`
 }
 

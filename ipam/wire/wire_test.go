@@ -49,6 +49,12 @@ func (g gate) Lookup(_ context.Context, k ipam.Key) (ipam.Lease, error) {
 func (g gate) Retain(_ context.Context, _ string, keep []ipam.Key) (int, error) {
 	return len(keep), nil
 }
+func (g gate) Decline(_ context.Context, k ipam.Key, c ipam.Conflict) error {
+	if k.ContainerID != "held" || c.Address.String() != "10.20.0.7" {
+		return fmt.Errorf("%w: %s", ipam.ErrNotFound, k.ContainerID)
+	}
+	return nil
+}
 func (g gate) Ready(context.Context, string) error { return ipam.ErrPoolFull }
 
 type running struct {

@@ -26,6 +26,8 @@ type addresses struct {
 	// routes as the result shows them; install has every next hop filled in.
 	routes, install []*types.Route
 	dns             types.DNS
+	// probe: the neighbours are asked for them first.
+	probe bool
 }
 
 // has6 says that an address is IPv6.
@@ -116,7 +118,7 @@ func (p *plugin) obtain(ctx context.Context, a dispatch.Args, s conf.Spec) (addr
 }
 
 func fromLease(l ipam.Lease) addresses {
-	var out addresses
+	out := addresses{probe: l.Probe}
 	for _, a := range l.Addresses {
 		out.ips = append(out.ips, &current.IPConfig{Address: ipNet(a.Prefix), Gateway: ip(a.Gateway)})
 	}

@@ -4,7 +4,6 @@
 package cni
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"slices"
@@ -18,7 +17,7 @@ import (
 // one comes up. Neighbours may know another pod's MAC for them. Nothing depends on it for long, so a failure is logged only.
 func (p *plugin) announce(pod *pod, link netlink.Link, ips []*current.IPConfig) {
 	a := link.Attrs()
-	if a.EncapType != "ether" || a.Flags&net.FlagUp == 0 || len(ips) == 0 {
+	if a.EncapType != "ether" || len(ips) == 0 {
 		return
 	}
 	err := pod.do(func() error {
@@ -45,18 +44,17 @@ func gratuitousARP(mac net.HardwareAddr, ip net.IP) []byte {
 
 // unsolicitedNA is a neighbour advertisement that overrides what is known (RFC 4861, section 4.4). The kernel fills in the checksum.
 func unsolicitedNA(mac net.HardwareAddr, ip net.IP) []byte {
-	head := []byte{136, 0, 0, 0, 0x20, 0, 0, 0} // type, code, checksum, the override flag
-	option := []byte{2, 1}                      // target link-layer address, in units of 8 bytes
+	head := []byte{typeAdvertisement, 0, 0, 0, 0x20, 0, 0, 0} // type, code, checksum, the override flag
+	option := []byte{2, 1}                                    // target link-layer address, in units of 8 bytes
 	return slices.Concat[[]byte](head, ip.To16(), option, mac)
 }
 
 func broadcast(index int, arp []byte) error {
-	proto := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP))
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	to := &unix.SockaddrLinklayer{Protocol: proto, Ifindex: index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+	to := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 	return errors.Join(unix.Sendto(fd, arp, 0, to), unix.Close(fd))
 }
 

@@ -51,6 +51,15 @@ func (p *plugin) address(ctx context.Context, pod *pod, link netlink.Link, ips [
 		}
 	}
 	p.Hit("add:addressed")
+	if err := p.bringUp(ctx, pod, link); err != nil {
+		return err
+	}
+	p.Hit("add:up")
+	return nil
+}
+
+func (p *plugin) bringUp(ctx context.Context, pod *pod, link netlink.Link) error {
+	name := link.Attrs().Name
 	err := patiently(ctx, unix.EADDRINUSE, func() error { return pod.link.LinkSetUp(link) })
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
@@ -58,7 +67,6 @@ func (p *plugin) address(ctx context.Context, pod *pod, link netlink.Link, ips [
 	case err != nil:
 		return dispatch.Errorf(dispatch.CodeLink, "bring %s up: %w", name, err)
 	}
-	p.Hit("add:up")
 	return nil
 }
 

@@ -188,6 +188,11 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 	if link.Type() == "ipoib" || r.spec.GUID != nil {
 		r.link.MAC = link.Attrs().HardwareAddr.String() // with the number of its queue pair and the GUID, which nobody knew before
 	}
+	if r.got.probe {
+		if err := p.freeOf(ctx, t.pod, link, r); err != nil {
+			return err
+		}
+	}
 	ips, routes := r.got.ips, r.got.install
 	if r.link.Kind == conf.KindChained && len(ips) > 0 {
 		if ips, routes, err = missingHere(t.pod.link, link, ips, routes); err != nil {
@@ -220,7 +225,7 @@ func (p *plugin) configure(ctx context.Context, dir *journal.Dir, t *attachment,
 			return err
 		}
 	}
-	if r.link.Kind == conf.KindChained {
+	if r.link.Kind == conf.KindChained || r.got.probe { // it was up before
 		p.announce(t.pod, link, ips)
 	}
 	r.link.GIDs, err = p.awaitGIDs(ctx, r)

@@ -23,7 +23,7 @@ func (p *IPPool) Parse() (ipam.Pool, error) {
 	spec := ipam.PoolSpec{
 		Name: p.Name, UID: string(p.UID),
 		IPv4: p.Spec.IPv4.subnetSpec(), IPv6: p.Spec.IPv6.subnetSpec(),
-		DefaultRoute: p.Spec.DefaultRoute,
+		DefaultRoute: p.Spec.DefaultRoute, DetectConflicts: p.Spec.DetectConflicts,
 	}
 	for _, r := range p.Spec.Routes {
 		spec.Routes = append(spec.Routes, ipam.RouteSpec{Dst: r.Dst, Via: r.Via})

@@ -117,6 +117,12 @@ type IPPoolSpec struct {
 	// +optional
 	Watermarks *Watermarks `json:"watermarks,omitempty"`
 
+	// detectConflicts has each node ask the neighbours for an address (ARP, NDP) before a pod gets it. One that somebody
+	// answers for who has it not from a pool is held back for ten minutes, with an Event on the pod, and the pod gets another. It
+	// costs each pod's start some 200 ms.
+	// +optional
+	DetectConflicts bool `json:"detectConflicts,omitempty"`
+
 	// nodeSelector selects the nodes that may lease from the pool; empty is all of them. A node that no longer
 	// matches keeps what is leased on it and gets nothing new.
 	// +optional
