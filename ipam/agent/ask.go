@@ -98,7 +98,7 @@ func (a *Agent) ask(ctx context.Context, pool string, is4 bool, full *claim.Full
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	defer context.AfterFunc(a.life, cancel)()
+	defer context.AfterFunc(a.life, cancel)() //nolint:contextcheck // whoever waits, the agent ends
 	q := &asks{left: slices.Clone(askings), standing: map[string]claim.Asking{}, seen: map[string]bool{}}
 	defer func() { a.askEnds(slices.Collect(maps.Keys(q.standing))) }()
 	pause, n, listed := askPause, 1, relist

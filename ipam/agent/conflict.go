@@ -31,7 +31,7 @@ func (a *Agent) Decline(ctx context.Context, k ipam.Key, c ipam.Conflict) (err e
 	a.log.WarnContext(ctx, "a neighbour answers for an address that it has not from the pool; it is held back", "address", c.Address, "neighbour", c.Neighbour,
 		"pool", l.Pool, "for", a.cfg.ConflictHold.String(), "pod", l.Pod.Namespace+"/"+l.Pod.Name)
 	a.freed()
-	go a.tellConflict(l, c)
+	go a.tellConflict(l, c) //nolint:contextcheck // it outlives the call
 	return nil
 }
 

@@ -74,14 +74,14 @@ func concurrency() Section {
 
 func multus() Section {
 	return Section{"I", "Behind Multus", []Case{
-		{"I01", "a pod asks by a string", nil},
-		{"I02", "a pod asks by JSON, with addresses and a MAC of its choice", nil},
-		{"I03", "devices of a resource come in the order of their IDs", nil},
-		{"I04", "the pod's network-status has every interface with MTU and device information", nil},
-		{"I05", "DEL with what Multus has cached", nil},
-		{"I06", "tuning and sbr behind railyard", nil},
-		{"I07", "the daemon set is upgraded while pods come and go", nil},
-		{"I08", "the token expires", nil},
+		{"I01", "a pod asks by a string", in("test/multus", "TestString")},
+		{"I02", "a pod asks by JSON, with addresses, a MAC, an interface, a default route and cni-args of its choice", in("test/multus", "TestJSON")},
+		{"I03", "each mention of a network gets one of the devices that the kubelet gave the pod, in the order in which Multus has them", in("test/multus", "TestDevices")},
+		{"I04", "the pod's network-status has every interface with MTU and device information", in("test/multus", "TestNetworkStatus")},
+		{"I05", "DEL with what Multus has cached, whatever became of pod, network, API server and cache", in("test/multus", "TestDel")},
+		{"I06", "tuning and sbr behind railyard", in("test/multus", "TestChained", "TestChained_CHECK")},
+		{"I07", "the plugins are replaced by the agent while pods come and go (the rest of a DaemonSet's upgrade: no test yet)", in("test/multus", "TestUpgrade")},
+		{"I08", "the token that Multus has is no good any more: ADD says so, DEL needs none", in("test/multus", "TestToken")},
 		{"I09", "the node boots anew: leases of its pods end", in("ipam/agent", "TestReboot")},
 		{"I10", "the agent is down during DEL", rows("TestConformance_D", "agent_down")},
 	}}
