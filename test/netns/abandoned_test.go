@@ -287,6 +287,21 @@ func TestReconciler_AbandonedRaces(t *testing.T) {
 			t.Errorf("%d undone, want c1", undone)
 		}
 	})
+	t.Run("the namespace goes after all", func(t *testing.T) {
+		d := newDeserted(t, podArgs)
+		d.at(0)
+		d.pod.kill()
+		for _, step := range []struct {
+			now      time.Duration
+			wantGone int
+		}{{5 * time.Minute, 0}, {6 * time.Minute, 2}} {
+			report, err := d.look(d.r, step.now)
+			must(t, err)
+			if report.Gone != step.wantGone || report.Abandoned != 0 {
+				t.Errorf("at %s: %+v, want %d gone", step.now, report, step.wantGone)
+			}
+		}
+	})
 	t.Run("made anew elsewhere", func(t *testing.T) {
 		d := newDeserted(t, podArgs)
 		d.at(0)
