@@ -127,9 +127,10 @@ func planDevice(h *netlink.Handle, s conf.Spec, r conf.RailSpec, m master, id jo
 		Tag: tagOf(id), Bus: m.bus, Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
 		AltNames: slices.DeleteFunc(slices.Clone(a.AltNames), func(n string) bool { return strings.HasPrefix(n, tagPrefix) }),
 	}
-	if host.Addresses, err = ownAddresses(h, m.link); err != nil {
+	if host.Details, err = ownAddresses(h, m.link); err != nil {
 		return refuse("could not be looked at: %w", err)
 	}
+	host.Addresses, host.Sysctls = prefixes(host.Details), ownSysctls(a.Name)
 	l.Host = host
 	return l, nil
 }
@@ -145,21 +146,6 @@ func hasDefaultRoute(h *netlink.Handle, link int) (bool, error) {
 		ones, _ := r.Dst.Mask.Size()
 		return over && ones == 0
 	}), err
-}
-
-// ownAddresses are those that somebody gave the link, and that it loses when it moves.
-func ownAddresses(h *netlink.Handle, link netlink.Link) ([]string, error) {
-	list, err := h.AddrList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, a := range list {
-		if a.Flags&unix.IFA_F_PERMANENT != 0 && !a.IP.IsLinkLocalUnicast() {
-			out = append(out, a.IPNet.String())
-		}
-	}
-	return out, nil
 }
 
 // foreignTag is the tag on the device of another attachment than the journal's, or empty.

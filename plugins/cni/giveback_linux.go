@@ -242,15 +242,8 @@ func (u *undoing) restoreDevice(h *netlink.Handle, link netlink.Link, was *journ
 			refused("altname", n, h.LinkAddAltName(link, n))
 		}
 	}
-	if was.Up {
-		refused("up", true, h.LinkSetUp(link))
-	}
-	for _, text := range was.Addresses {
-		addr, err := netlink.ParseAddr(text)
-		if err == nil {
-			err = h.AddrAdd(link, addr)
-		}
-		refused("address", text, err)
+	if err := u.restoreOnHost(h, a.Index, was, refused); err != nil {
+		return failed(err)
 	}
 	u.Hit("undo:restored")
 	if later != nil {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/plugins/dispatch"
 )
 
 // openHandle is the one place where netlink sockets are opened: in the namespace of the calling thread, repeating
@@ -73,20 +74,20 @@ func (p *pod) do(f func() error) (err error) {
 	host, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("open the thread's own namespace: %w", err)
+		return dispatch.Errorf(dispatch.CodeNetNS, "open the thread's own namespace: %w", err)
 	}
 	defer func() {
 		// A thread that is still in the pod stays locked, so that nothing else ever runs on it.
 		back := unix.Setns(host, unix.CLONE_NEWNET)
 		_ = unix.Close(host)
 		if back != nil {
-			err = errors.Join(err, fmt.Errorf("leave the namespace %s: %w", p.path, back))
+			err = errors.Join(err, dispatch.Errorf(dispatch.CodeNetNS, "leave the namespace %s: %w", p.path, back))
 			return
 		}
 		runtime.UnlockOSThread()
 	}()
 	if err := unix.Setns(int(p.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter the namespace %s: %w", p.path, err)
+		return dispatch.Errorf(dispatch.CodeNetNS, "enter the namespace %s: %w", p.path, err)
 	}
 	return f()
 }

@@ -1,0 +1,167 @@
+// Copyright The Railyard Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/railyard-net/railyard/netdef/conf"
+	"github.com/railyard-net/railyard/plugins/cni/journal"
+)
+
+// What a link is on the host besides its own attributes, and loses when it moves: its addresses, and its settings under /proc/sys.
+
+// keptFlags are an address's flags that somebody chose. The others are states.
+const keptFlags = unix.IFA_F_NODAD | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MANAGETEMPADDR | unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MCAUTOJOIN
+
+// ownAddresses are those that somebody gave the link, in the order in which they are to be given again: the kernel lists those of IPv6
+// from the last to the first (ipv6_link_dev_addr in net/ipv6/addrconf.c).
+func ownAddresses(h *netlink.Handle, link netlink.Link) ([]journal.Address, error) {
+	list, err := h.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, err
+	}
+	var out, six []journal.Address
+	for _, a := range list {
+		switch {
+		case a.Flags&unix.IFA_F_PERMANENT == 0 || a.IP.IsLinkLocalUnicast():
+		case a.IP.To4() == nil:
+			six = append(six, detailsOf(a))
+		default:
+			out = append(out, detailsOf(a))
+		}
+	}
+	slices.Reverse(six)
+	return append(out, six...), nil
+}
+
+func detailsOf(a netlink.Addr) journal.Address {
+	out := journal.Address{Prefix: a.IPNet.String(), Label: a.Label, Scope: a.Scope, Flags: a.Flags & keptFlags}
+	if a.Peer != nil && !a.Peer.IP.Equal(a.IP) {
+		out.Peer = a.Peer.String()
+	}
+	if a.Broadcast != nil {
+		out.Broadcast = a.Broadcast.String()
+	}
+	return out
+}
+
+// prefixes are the addresses as a program of the version before reads them.
+func prefixes(list []journal.Address) []string {
+	var out []string
+	for _, a := range list {
+		out = append(out, a.Prefix)
+	}
+	return out
+}
+
+// addressesOf gives the addresses of a journal, also of one without details.
+func addressesOf(was *journal.Host) []journal.Address {
+	if len(was.Details) > 0 {
+		return was.Details
+	}
+	var out []journal.Address
+	for _, text := range was.Addresses {
+		out = append(out, journal.Address{Prefix: text})
+	}
+	return out
+}
+
+// kernelAddr is the address for the link of that name. A label begins with the link's name, or it is none.
+func kernelAddr(a journal.Address, name string, detailed bool) (*netlink.Addr, error) {
+	out, err := netlink.ParseAddr(a.Prefix)
+	if err != nil || !detailed {
+		return out, err
+	}
+	out.Scope, out.Flags = a.Scope, a.Flags
+	if strings.HasPrefix(a.Label, name) {
+		out.Label = a.Label
+	}
+	if out.IP.To4() != nil {
+		out.Broadcast = net.IPv4zero // the library's word for none
+	}
+	if a.Broadcast != "" {
+		out.Broadcast = net.ParseIP(a.Broadcast).To4()
+	}
+	if a.Peer != "" {
+		_, out.Peer, err = net.ParseCIDR(a.Peer)
+		if err == nil {
+			peer, _, _ := net.ParseCIDR(a.Peer)
+			out.Peer.IP = peer
+		}
+	}
+	return out, err
+}
+
+// ownSysctls are the link's settings that differ from those that a new link of the host gets. Its MTU for IPv6 is none that would last:
+// the kernel sets it anew whenever there is a carrier (addrconf_notify in net/ipv6/addrconf.c).
+func ownSysctls(name string) []journal.Sysctl {
+	var out []journal.Sysctl
+	for _, family := range []string{"net/ipv4/conf", "net/ipv6/conf"} {
+		entries, err := os.ReadDir(filepath.Join(procSys, family, name))
+		if err != nil {
+			continue // a host without IPv6, or a link without
+		}
+		for _, e := range entries {
+			if e.Name() == "mtu" || e.Name() == "mc_forwarding" { // the latter is the kernel's alone
+				continue
+			}
+			is, err := readSysctl(filepath.Join(family, name, e.Name()))
+			if err != nil {
+				continue // stable_secret where there is none
+			}
+			like, err := readSysctl(filepath.Join(family, "default", e.Name()))
+			if err == nil && is == like {
+				continue
+			}
+			out = append(out, journal.Sysctl{Path: filepath.Join(family, conf.IfNamePlaceholder, e.Name()), Value: is})
+		}
+	}
+	return out
+}
+
+// restoreOnHost gives the link its settings, its state and its addresses back, in this order: a setting may be what an address needs.
+func (u *undoing) restoreOnHost(h *netlink.Handle, index int, was *journal.Host, refused func(string, any, error)) error {
+	link, err := h.LinkByIndex(index) // for the name that it has by now
+	if err != nil {
+		return err
+	}
+	name := link.Attrs().Name
+	restoreSysctls(name, was.Sysctls, refused)
+	if was.Up {
+		refused("up", true, h.LinkSetUp(link))
+	}
+	for _, a := range addressesOf(was) {
+		addr, err := kernelAddr(a, name, len(was.Details) > 0)
+		if err == nil {
+			err = h.AddrAdd(link, addr)
+		}
+		refused("address", a.Prefix, err)
+	}
+	return nil
+}
+
+// restoreSysctls sets them again on the link, whatever its name is now. One that it has is not written: who restores it may only be
+// let to read.
+func restoreSysctls(name string, list []journal.Sysctl, refused func(string, any, error)) {
+	for _, s := range list {
+		path := strings.Replace(s.Path, "/"+conf.IfNamePlaceholder+"/", "/"+name+"/", 1)
+		is, err := readSysctl(path)
+		if err == nil && is == s.Value {
+			continue
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			err = writeSysctl(path, s.Value)
+		}
+		refused(s.Path, s.Value, err)
+	}
+}
