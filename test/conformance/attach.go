@@ -38,7 +38,8 @@ func add() Section {
 		{"B05", "an address of the pod's choice, by runtimeConfig, cni-args or CNI_ARGS", b("static")},
 		{"B06", "a MAC of the pod's choice, by runtimeConfig, cni-args, the config or CNI_ARGS, the first of these that has one", b("mac")},
 		{"B07", "the device that the kubelet gave the pod leads to the master", b("master_by_pci")},
-		{"B08", "an InfiniBand GUID of the pod's choice", nil},
+		{"B08", "an InfiniBand GUID of the pod's choice: the decisions and what is read of it; refused for what is no InfiniBand function",
+			slices.Concat(in("plugins/cni", "TestWithGUID", "TestMissingGUIDs", "TestParseGUIDs"), vm("TestPluginGUIDRefused"))},
 		{"B09", "device information is written where runtimeConfig says", b("device_info")},
 		{"B10", "the master by its name, an alternative name, a PCI address, or the default route", b("result", "master_by_altname", "master_by_pci", "master_by_default_route")},
 		{"B11", "a master that is down is brought up", b("master_down")},
@@ -67,6 +68,8 @@ func add() Section {
 		{"B34", "ipvlan in each of its modes, and a rail on a VLAN", vm("TestPluginIPvlan", "TestPluginMacvlanOnVLAN")},
 		{"B35", "a virtual function with VLAN, priority, rate, trust, spoof check and MAC, as it was again after DEL", vm("TestPluginSRIOV", "TestPluginSRIOVMAC")},
 		{"B36", "two rails on one subnet or on two: what leaves from an address and what comes back to it keep to its rail", in("test/netns", "TestRails_Paths")},
+		{"B37", "the pod's programs can read RDMA device, addresses, PCI address and NUMA node in a file, for as long as the attachment lasts", in("test/netns", "TestPodFile", "TestPodFile_Killed")},
+		{"B38", "a rail is chosen by label, or the first NIC that is fit is taken", in("test/netns", "TestChoice")},
 	}}
 }
 
@@ -87,6 +90,7 @@ func rollback() Section {
 		{"C12", "killed at any point while an RDMA device is moved: it comes back to its namespace", vm("TestPluginRDMAKilled")},
 		{"C13", "a journal of another version is understood, or refused and kept", in("test/netns", "TestConformance_C_OldJournal")},
 		{"C14", "killed at any point while a virtual function is set up and moved", vm("TestPluginSRIOVKilled")},
+		{"C15", "killed at any point while a type of service is set", vm("TestPluginToSKilled")},
 	}}
 }
 
@@ -115,5 +119,8 @@ func del() Section {
 		{"D20", "DEL never comes and the namespace stays: the agent undoes what was there, once no process is in it and the kubelet knows nothing of it",
 			slices.Concat(in("test/netns", "TestReconciler_Abandoned", "TestReconciler_AbandonedDoubt", "TestReconciler_AbandonedDevice", "TestReconciler_AbandonedUnknownPod",
 				"TestReconciler_AbandonedNobodyToAsk", "TestReconciler_AbandonedProcess", "TestReconciler_AbandonedRaces", "TestReconciler_AbandonedLease"), in("plugins/kubelet", "TestHidden"))},
+		{"D21", "two attachments of a pod have set one lasting setting: the last DEL restores it", in("test/netns", "TestSharedSysctl", "TestSharedSysctl_Killed")},
+		{"D22", "a device gets its addresses with all their attributes and its own settings back", in("test/netns", "TestHostLink")},
+		{"D23", "the physical function is away: what it had set for a virtual one is restored later", vm("TestPluginSRIOVAway")},
 	}}
 }

@@ -55,6 +55,7 @@ func rdma() Section {
 		{"G08", "a reboot under a pod (the driver is bound anew, journals and namespaces are gone)", vm("TestPluginRebooted")},
 		{"G09", "the driver is bound anew under a pod", vm("TestPluginDriverReloaded")},
 		{"G10", "the RDMA device has another name at DEL than it had at ADD", vm("TestPluginRDMAExclusive")},
+		{"G11", "the type of service of RoCE: set, checked, shared by pods, restored by the last of them", slices.Concat(in("plugins/cni", "TestInheritToS"), vm("TestPluginToSShared", "TestPluginToSExclusive", "TestPluginToSWithoutConfigFS"))},
 	}}
 }
 

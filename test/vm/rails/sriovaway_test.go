@@ -39,6 +39,8 @@ func TestPluginSRIOVAway(t *testing.T) {
 	}
 	second := attach(t, n.host, newSpace(t), "net1", conf)
 	second.id, second.conf["stateDir"] = "second", a.conf["stateDir"]
+	second.fails("ADD", 104, "c-net1@net1")
+	a.pod.kill()
 	second.fails("ADD", 11, "")
 	must(t, away.move(n.name, n.host, n.name))
 	must(t, n.host.link.LinkSetUp(n.host.get(n.name)))
