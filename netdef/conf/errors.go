@@ -40,7 +40,7 @@ func bounded(errs ...error) error {
 
 // flat appends err to the list, or what it joins.
 func flat(list []error, err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // it is this very one that is taken apart
+	joined, ok := err.(interface{ Unwrap() []error })
 	switch {
 	case err == nil:
 		return list
