@@ -5,9 +5,9 @@ package cni
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -106,24 +106,47 @@ func kernelAddr(a journal.Address, name string, detailed bool) (*netlink.Addr, e
 // the kernel sets it anew whenever there is a carrier (addrconf_notify in net/ipv6/addrconf.c).
 func ownSysctls(name string) []journal.Sysctl {
 	var out []journal.Sysctl
-	for _, family := range []string{"net/ipv4/conf", "net/ipv6/conf"} {
-		entries, err := os.ReadDir(filepath.Join(procSys, family, name))
-		if err != nil {
-			continue // a host without IPv6, or a link without
+	for _, family := range []string{"net/ipv4/conf/", "net/ipv6/conf/"} {
+		own, like := settingsIn(family+name), settingsIn(family+"default")
+		for _, key := range slices.Sorted(maps.Keys(own)) {
+			if own[key] != like[key] {
+				out = append(out, journal.Sysctl{Path: family + conf.IfNamePlaceholder + "/" + key, Value: own[key]})
+			}
 		}
-		for _, e := range entries {
-			if e.Name() == "mtu" || e.Name() == "mc_forwarding" { // the latter is the kernel's alone
-				continue
-			}
-			is, err := readSysctl(filepath.Join(family, name, e.Name()))
-			if err != nil {
-				continue // stable_secret where there is none
-			}
-			like, err := readSysctl(filepath.Join(family, "default", e.Name()))
-			if err == nil && is == like {
-				continue
-			}
-			out = append(out, journal.Sysctl{Path: filepath.Join(family, conf.IfNamePlaceholder, e.Name()), Value: is})
+	}
+	return out
+}
+
+// settingsIn reads a folder under /proc/sys: none where the host, or the link, does not have the protocol. There are nearly a hundred in
+// each, so they are read by the shortest way.
+func settingsIn(folder string) map[string]string {
+	out := map[string]string{}
+	dir, err := unix.Open(procSys+"/"+folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return out
+	}
+	defer unix.Close(dir)
+	var names []string
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := unix.Getdents(dir, buf)
+		if n <= 0 || err != nil {
+			break
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+	for _, name := range names {
+		if name == "mtu" || name == "mc_forwarding" { // the latter is the kernel's alone
+			continue
+		}
+		fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		n, err := unix.Read(fd, buf)
+		_ = unix.Close(fd)
+		if err == nil && n > 0 { // not stable_secret where there is none
+			out[name] = strings.TrimRight(string(buf[:n]), "\n")
 		}
 	}
 	return out
