@@ -41,6 +41,12 @@ func (b *book) gave(ip, id string) error {
 	return nil
 }
 
+func (b *book) answered() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.adds
+}
+
 func (b *book) ends(ip string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -104,10 +110,21 @@ func TestKilledInLoops(t *testing.T) {
 	var killed atomic.Int32
 	var killers, load sync.WaitGroup
 	done := make(chan struct{})
+	// Each kills when something has succeeded since it did so the last time, at a moment that is a matter of chance: however slow the
+	// machine is, there is progress to disturb.
+	next := func(adds int) bool {
+		for before := b.answered(); b.answered() < before+adds; {
+			if closed(done) {
+				return false
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+		<-time.After(time.Duration(rand.IntN(300)) * time.Millisecond)
+		return !closed(done)
+	}
 	for _, n := range l.nodes {
 		killers.Go(func() {
-			for !closed(done) {
-				<-time.After(time.Duration(200+rand.IntN(600)) * time.Millisecond) // it is a matter of chance where this meets it
+			for next(2) {
 				n.kill()
 				killed.Add(1)
 				n.start()
@@ -115,8 +132,7 @@ func TestKilledInLoops(t *testing.T) {
 		})
 	}
 	killers.Go(func() {
-		for !closed(done) {
-			<-time.After(time.Duration(500+rand.IntN(1500)) * time.Millisecond)
+		for next(5) {
 			l.api.StopServer()
 			if err := l.api.RestartServer(ctx); err != nil {
 				t.Error(err)
@@ -140,8 +156,8 @@ func TestKilledInLoops(t *testing.T) {
 	close(done)
 	killers.Wait()
 	t.Logf("%d ADDs were answered, %d agents and API servers died", b.adds, killed.Load())
-	if b.adds == 0 {
-		t.Error("no ADD succeeded")
+	if b.adds < deaths {
+		t.Errorf("only %d ADDs succeeded", b.adds)
 	}
 	for _, n := range l.nodes {
 		cluster.Eventually(t, "no attachment is left on "+n.Name(), func() error {
