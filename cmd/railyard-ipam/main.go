@@ -26,6 +26,9 @@ CNI plugins are, usually /opt/cni/bin, and name it in a network's config:
 optional keys: "stateDir" (default /run/railyard, or RAILYARD_STATE_DIR from
 the environment), "agentSocket" (default agent.sock in stateDir)
 
+It reads the ipam sections of whereabouts and nv-ipam as well: linked under one
+of these names it takes their place.
+
 CNI spec versions: %s
 `
 
@@ -38,7 +41,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		fmt.Fprintf(stderr, usage, strings.Join(dispatch.Versions(), ", "))
 		return 2
 	}
-	return dispatch.Run(ctx, ipamplugin.New(getenv("RAILYARD_STATE_DIR")), getenv, stdin, stdout, stderr)
+	return dispatch.Run(ctx, ipamplugin.New(getenv("RAILYARD_STATE_DIR"), stderr), getenv, stdin, stdout, stderr)
 }
 
 // isTerminal says that a person is there to read the usage.

@@ -9,11 +9,17 @@
 // It is a thin layer over package client: a lease under (network name, container ID, interface name). ADD repeated
 // gives the same answer, DEL repeated is fine, GC is strictly for the network that is named. Static addresses come
 // from runtimeConfig.ips, else args.cni.ips, else IP= in CNI_ARGS (several with commas between).
+//
+// The configs of whereabouts and nv-ipam are served too, as ipam/compat reads them. The ipam.type of the config says
+// which it is, and a main plugin executes its IPAM plugin by that very type. So the same program, linked under these names,
+// is both of them.
 package ipamplugin
 
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -29,13 +35,20 @@ import (
 )
 
 // New gives the plugin's verbs. The state folder is for configs that name none, as a DEL that Multus stripped;
-// empty means conf.DefaultStateDir.
-func New(stateDir string) dispatch.Plugin {
-	p := plugin{stateDir}
+// empty means conf.DefaultStateDir. What a person may want to know of a config goes to notes, a line each.
+func New(stateDir string, notes io.Writer) dispatch.Plugin {
+	p := plugin{stateDir, notes}
 	return dispatch.Plugin{Add: p.add, Del: p.del, Check: p.check, GC: p.gc, Status: p.status}
 }
 
-type plugin struct{ stateDir string }
+type plugin struct {
+	stateDir string
+	notes    io.Writer
+}
+
+func (p plugin) warn(format string, args ...any) {
+	fmt.Fprintf(p.notes, format+"\n", args...) //nolint:errcheck // there is nobody else to tell
+}
 
 func leaser(p conf.Paths) ipam.Leaser { return client.New(p.AgentSocket, p.Store()) }
 
@@ -44,6 +57,9 @@ func key(a dispatch.Args) ipam.Key {
 }
 
 func (p plugin) add(ctx context.Context, a dispatch.Args) (*current.Result, error) {
+	if q, ok := p.as(a); ok {
+		return q.add(ctx, a)
+	}
 	c, err := conf.ParseIPAM(a.Stdin, p.stateDir)
 	if err != nil {
 		return nil, err
@@ -78,6 +94,9 @@ func ipNet(p netip.Prefix) net.IPNet {
 }
 
 func (p plugin) del(ctx context.Context, a dispatch.Args) error {
+	if q, ok := p.as(a); ok {
+		return q.del(ctx, a)
+	}
 	c, err := conf.ParseKnown(a.Stdin, p.stateDir)
 	if err != nil {
 		return err
@@ -86,6 +105,9 @@ func (p plugin) del(ctx context.Context, a dispatch.Args) error {
 }
 
 func (p plugin) check(ctx context.Context, a dispatch.Args) error {
+	if q, ok := p.as(a); ok {
+		return q.check(ctx, a)
+	}
 	c, err := conf.ParseIPAM(a.Stdin, p.stateDir)
 	if err != nil {
 		return err
@@ -124,6 +146,9 @@ func checkResult(l ipam.Lease, a dispatch.Args) error {
 }
 
 func (p plugin) gc(ctx context.Context, a dispatch.Args) error {
+	if q, ok := p.as(a); ok {
+		return q.gc(ctx, a)
+	}
 	c, err := conf.ParseKnown(a.Stdin, p.stateDir)
 	if err != nil {
 		return err
@@ -141,6 +166,9 @@ func (p plugin) gc(ctx context.Context, a dispatch.Args) error {
 }
 
 func (p plugin) status(ctx context.Context, a dispatch.Args) error {
+	if q, ok := p.as(a); ok {
+		return q.status(ctx, a)
+	}
 	c, err := conf.ParseIPAM(a.Stdin, p.stateDir)
 	if err != nil {
 		return err

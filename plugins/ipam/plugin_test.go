@@ -99,7 +99,7 @@ func (c call) run(t *testing.T) (int, string) {
 	env := map[string]string{"CNI_COMMAND": c.verb, "CNI_CONTAINERID": c.container, "CNI_IFNAME": "net1", "CNI_NETNS": c.netns, "CNI_ARGS": c.args, "CNI_PATH": "/opt/cni/bin"}
 	conf := fmt.Sprintf(`{"cniVersion":%q,"name":"rail-net","type":"macvlan","master":"eth0","ipam":{"type":"railyard-ipam","pool":%q}%s}`, c.version, c.pool, c.extra)
 	var out, log bytes.Buffer
-	rc := dispatch.Run(t.Context(), ipamplugin.New(c.dir), func(k string) string { return env[k] }, strings.NewReader(conf), &out, &log)
+	rc := dispatch.Run(t.Context(), ipamplugin.New(c.dir, &log), func(k string) string { return env[k] }, strings.NewReader(conf), &out, &log)
 	if log.Len() > 0 {
 		t.Errorf("stderr: %s", log.String())
 	}
@@ -274,7 +274,7 @@ func TestCheckGCStatus(t *testing.T) {
 	env := map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1"}
 	var out bytes.Buffer
 	stripped := `{"cniVersion":"0.3.1","name":"rail-net","type":"macvlan","ipam":{"type":"railyard-ipam"}}`
-	if rc := dispatch.Run(t.Context(), ipamplugin.New(t.TempDir()), func(k string) string { return env[k] }, strings.NewReader(stripped), &out, io.Discard); rc != 0 || out.Len() > 0 {
+	if rc := dispatch.Run(t.Context(), ipamplugin.New(t.TempDir(), io.Discard), func(k string) string { return env[k] }, strings.NewReader(stripped), &out, io.Discard); rc != 0 || out.Len() > 0 {
 		t.Errorf("stripped DEL: %s", out.String())
 	}
 }

@@ -82,7 +82,7 @@ func Light() []string {
 	return []string{
 		"cmd/railyard", "cmd/railyard-ipam",
 		"plugins/cni", "plugins/ipam", "plugins/dispatch",
-		"ipam", "ipam/iprange", "ipam/store", "ipam/wire", "ipam/client",
+		"ipam", "ipam/compat", "ipam/iprange", "ipam/store", "ipam/wire", "ipam/client",
 		"netdef/conf",
 		"rdma", "rdma/topology",
 	}
