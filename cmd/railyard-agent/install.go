@@ -26,21 +26,26 @@ const versionTimeout = 10 * time.Second
 // installBinaries puts the CNI plugins from one folder into another. A plugin that is there already, byte by byte,
 // is left alone. Another one is replaced in one step, so that a runtime which executes it meanwhile gets the old one
 // or the new one; and only after the new one has answered VERSION, so that a broken image does not break the node.
-func installBinaries(ctx context.Context, log *slog.Logger, from, to string) error {
-	for _, name := range []string{"railyard", "railyard-ipam"} {
-		if err := installBinary(ctx, log, filepath.Join(from, name), to); err != nil {
-			return fmt.Errorf("install %s into %s: %w", name, to, err)
+// As are more names for railyard-ipam, in the place of the plugins that are called so.
+func installBinaries(ctx context.Context, log *slog.Logger, from, to string, as ...string) error {
+	type file struct{ source, name string }
+	files := []file{{"railyard", "railyard"}, {"railyard-ipam", "railyard-ipam"}}
+	for _, name := range as {
+		files = append(files, file{"railyard-ipam", name})
+	}
+	for _, f := range files {
+		if err := installBinary(ctx, log, filepath.Join(from, f.source), filepath.Join(to, f.name)); err != nil {
+			return fmt.Errorf("install %s into %s: %w", f.name, to, err)
 		}
 	}
 	return syncDir(to)
 }
 
-func installBinary(ctx context.Context, log *slog.Logger, source, dir string) error {
+func installBinary(ctx context.Context, log *slog.Logger, source, target string) error {
 	data, err := os.ReadFile(source)
 	if err != nil {
 		return err
 	}
-	target := filepath.Join(dir, filepath.Base(source))
 	if err := removeLeftovers(target); err != nil {
 		return err
 	}
@@ -54,7 +59,7 @@ func installBinary(ctx context.Context, log *slog.Logger, source, dir string) er
 		return err
 	}
 	// The temporary file must be in the folder itself: same filesystem, same SELinux label.
-	err = renameio.WriteFile(target, data, 0o755, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o755))
+	err = renameio.WriteFile(target, data, 0o755, renameio.WithTempDir(filepath.Dir(target)), renameio.WithStaticPermissions(0o755))
 	if err != nil {
 		return err
 	}

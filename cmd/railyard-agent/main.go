@@ -69,7 +69,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	log := o.Logger(stderr)
 	log.InfoContext(ctx, "start", "version", daemon.Version(), "go", runtime.Version(), "node", o.nodeName, "stateDir", o.stateDir)
 	if o.installDir != "" {
-		if err := installBinaries(ctx, log, o.installFrom, o.installDir); err != nil {
+		if err := installBinaries(ctx, log, o.installFrom, o.installDir, o.installAs...); err != nil {
 			return err
 		}
 	}

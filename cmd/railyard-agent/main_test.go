@@ -69,6 +69,8 @@ func TestOptions(t *testing.T) {
 		"not a flag":           {[]string{"run"}, env(), []string{`"run"`}, nil},
 		"negative":             {[]string{"--node-name=n", "--release-after=-1s", "--gc-interval=0"}, env(), []string{"--release-after", "--gc-interval"}, nil},
 		"log format":           {[]string{"--node-name=n", "--log-format=xml"}, env(), []string{"xml", "json", "text"}, nil},
+		"install as others":    {[]string{"--node-name=n", "--install-as=whereabouts,nv-ipam"}, env(), nil, func(o options) bool { return len(o.installAs) == 2 }},
+		"install as anything":  {[]string{"--node-name=n", "--install-as=whereabouts,../x"}, env(), []string{"--install-as", "../x"}, nil},
 		"a socket's long path": {[]string{"--node-name=n", "--state-dir=/" + strings.Repeat("x", 120)}, env(), []string{"--socket", "103"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,6 +114,28 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	for i, line := range strings.Split(out.String(), "\n") {
 		if len(line) > 110 {
 			t.Errorf("line %d of --help has %d characters: %s", i+1, len(line), line)
+		}
+	}
+}
+
+// TestInstallAs: the names of others are railyard-ipam's where that is asked for, whatever had them.
+func TestInstallAs(t *testing.T) {
+	t.Parallel()
+	from, to := t.TempDir(), t.TempDir()
+	good := "#!/bin/sh\n[ \"$CNI_COMMAND\" = VERSION ] && echo '{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"1.1.0\"]}'\n"
+	for file, text := range map[string]string{
+		filepath.Join(from, "railyard"): good, filepath.Join(from, "railyard-ipam"): good + "# ipam\n", filepath.Join(to, "whereabouts"): "#!/bin/sh\n",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := installBinaries(t.Context(), slog.New(slog.DiscardHandler), from, to, "whereabouts"); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"railyard": good, "railyard-ipam": good + "# ipam\n", "whereabouts": good + "# ipam\n", "nv-ipam": ""} {
+		if data, err := os.ReadFile(filepath.Join(to, name)); string(data) != want || (err != nil) != (want == "") {
+			t.Errorf("%s: %q, %v", name, data, err)
 		}
 	}
 }

@@ -6,10 +6,12 @@ package main
 import (
 	"flag"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
 	"github.com/railyard-net/railyard/plugins/kubelet"
+	"github.com/railyard-net/railyard/ipam/compat"
 )
 
 // options is what the command line and the environment say, checked.
@@ -30,6 +32,20 @@ type options struct {
 
 	installDir  string
 	installFrom string
+	installAs   names
+}
+
+// names are a list with commas between.
+type names []string
+
+func (n *names) String() string { return strings.Join(*n, ",") }
+
+func (n *names) Set(text string) error {
+	*n = nil
+	if text != "" {
+		*n = strings.Split(text, ",")
+	}
+	return nil
 }
 
 func command() daemon.Command {
@@ -44,7 +60,7 @@ that are gone. Pods start and stop while the API server is down, on the addresse
 			{Title: "Addresses of this node", Flags: []string{
 				"state-dir", "socket", "lock-timeout", "gc-interval", "gc-grace", "abandoned-grace", "kubelet-socket", "release-after", "mirror-interval",
 			}},
-			{Title: "CNI binaries", Flags: []string{"install-dir", "install-from"}},
+			{Title: "CNI binaries", Flags: []string{"install-dir", "install-from", "install-as"}},
 			{Title: "Watching the agent", Flags: daemon.Watching()},
 		},
 		Outro:   "SIGTERM or SIGINT stops it: requests under way are finished, leases stay. Exit status 0.\n",
@@ -71,6 +87,7 @@ func (o *options) flags() *flag.FlagSet {
 
 	fs.StringVar(&o.installDir, "install-dir", "", "`folder` to install the CNI binaries into, e.g. /opt/cni/bin; empty: install nothing")
 	fs.StringVar(&o.installFrom, "install-from", "/usr/local/bin", "`folder` to take the CNI binaries from")
+	fs.Var(&o.installAs, "install-as", "more `names` for railyard-ipam there: whereabouts,nv-ipam; what has such a name is replaced")
 	return fs
 }
 
@@ -109,6 +126,11 @@ func (o *options) check() error {
 	for name, d := range map[string]time.Duration{"gc-grace": o.gcGrace, "abandoned-grace": o.abandonedGrace, "release-after": o.releaseAfter} {
 		if d < 0 {
 			faults.Add(name, "%s is negative", d)
+		}
+	}
+	for _, name := range o.installAs {
+		if !compat.Is(name) {
+			faults.Add("install-as", "%.40q is none of %s", name, strings.Join(compat.Types(), ", "))
 		}
 	}
 	o.Check(&faults)

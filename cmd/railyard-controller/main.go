@@ -34,7 +34,9 @@ import (
 
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
 	poolsv1alpha1 "github.com/railyard-net/railyard/ipam/api/v1alpha1"
+	whereabouts "github.com/railyard-net/railyard/ipam/compat/pools"
 	pools "github.com/railyard-net/railyard/ipam/controller"
+	"github.com/railyard-net/railyard/ipam/migrate"
 	networks "github.com/railyard-net/railyard/netdef/controller"
 )
 
@@ -59,6 +61,9 @@ func main() {
 
 // run is the controller, until ctx ends. Stdout is for --help and --version only.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == migrateCommand {
+		return runMigrate(ctx, args[1:], getenv, stdout)
+	}
 	o, err := parseOptions(args, getenv)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -134,8 +139,15 @@ func newManager(log *slog.Logger, o options) (manager.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach the API server at %s: %w", cfg.Host, err)
 	}
-	if err := networks.Setup(mgr); err != nil {
-		return nil, err
+	setUpPools := func(mgr ctrl.Manager) error { return pools.SetupWith(mgr, pools.Options{Quarantine: o.quarantine}) }
+	setups := []func(ctrl.Manager) error{networks.Setup, setUpPools, migrate.Setup}
+	if o.whereaboutsPools {
+		setups = append(setups, whereabouts.Setup)
 	}
-	return mgr, pools.SetupWith(mgr, pools.Options{Quarantine: o.quarantine})
+	for _, setup := range setups {
+		if err := setup(mgr); err != nil {
+			return nil, err
+		}
+	}
+	return mgr, nil
 }

@@ -15,6 +15,7 @@ import (
 type options struct {
 	daemon.Options
 
+	whereaboutsPools     bool
 	leaderElect          bool
 	leaderElectNamespace string
 	leaseDuration        time.Duration
@@ -30,10 +31,13 @@ func command() daemon.Command {
 		Intro: `railyard-controller renders network resources (MacvlanNetwork, HostDeviceNetwork, IPoIBNetwork,
 RailNetwork) to NetworkAttachmentDefinitions, and accepts IPPools and sums them up. Two or more may
 run in a cluster: one leads, the others stand by. No pod waits for it to start or stop.
+
+"railyard-controller migrate" takes over the addresses of whereabouts or nv-ipam; it has a --help of its own.
 `,
 		Sections: []daemon.Section{
 			{Title: "Cluster", Flags: daemon.Cluster()},
 			{Title: "Addresses", Flags: []string{"quarantine"}},
+			{Title: "In the place of others", Flags: []string{"whereabouts-pools"}},
 			{Title: "Several controllers", Flags: []string{
 				"leader-elect", "leader-elect-namespace", "leader-elect-lease-duration", "leader-elect-renew-deadline", "leader-elect-retry-period",
 			}},
@@ -46,6 +50,7 @@ run in a cluster: one leads, the others stand by. No pod waits for it to start o
 func (o *options) flags() *flag.FlagSet {
 	fs := command().FlagSet()
 	o.Register(fs, ":9478")
+	fs.BoolVar(&o.whereaboutsPools, "whereabouts-pools", false, "make the IPPools that NetworkAttachmentDefinitions with ipam.type whereabouts mean")
 	fs.BoolVar(&o.leaderElect, "leader-elect", true, "lead only while holding the Lease "+leaseName+"; off: be sure that only one runs")
 	fs.StringVar(&o.leaderElectNamespace, "leader-elect-namespace", "railyard-system", "`namespace` of that Lease")
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a leader that died without a word is waited for")
