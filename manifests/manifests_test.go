@@ -99,7 +99,8 @@ func TestPermissions(t *testing.T) {
 		cluster.ControllerServiceAccount: {
 			can: []string{
 				"patch macvlannetworks " + networks, "patch macvlannetworks/status " + networks, "patch ippools " + pools,
-				"update ippools/status " + pools, "list ipblocks " + pools, "update ipblocks " + pools, "delete ipblocks " + pools, "watch nodes", "create network-attachment-definitions k8s.cni.cncf.io",
+				"update ippools/status " + pools, "list ipblocks " + pools, "update ipblocks " + pools, "delete ipblocks " + pools,
+				"create ippools " + pools, "delete ippools " + pools, "get nodes", "watch nodes", "create network-attachment-definitions k8s.cni.cncf.io",
 				"delete network-attachment-definitions k8s.cni.cncf.io", "watch pods", "watch namespaces", "create leases coordination.k8s.io railyard-system",
 				"update leases/railyard-controller coordination.k8s.io railyard-system", "create events events.k8s.io",
 			},

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
-	"github.com/railyard-net/railyard/plugins/kubelet"
 	"github.com/railyard-net/railyard/ipam/compat"
+	"github.com/railyard-net/railyard/plugins/kubelet"
 )
 
 // options is what the command line and the environment say, checked.

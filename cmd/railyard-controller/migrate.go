@@ -70,6 +70,8 @@ func runMigrate(ctx context.Context, args []string, getenv func(string) string, 
 		return fmt.Errorf("%w\nrun railyard-controller migrate --help for the flags", err)
 	case fs.NArg() > 0:
 		return fmt.Errorf("%q is not a flag: migrate takes flags only", fs.Arg(0))
+	case !compat.Is(o.from):
+		return fmt.Errorf("--from is %.40q: write one of %s", o.from, strings.Join(compat.Types(), ", "))
 	case o.apply && o.dryRun:
 		return errors.New("--apply and --dry-run are both given: leave one out")
 	}

@@ -47,7 +47,7 @@ type plugin struct {
 }
 
 func (p plugin) warn(format string, args ...any) {
-	fmt.Fprintf(p.notes, format+"\n", args...) //nolint:errcheck // there is nobody else to tell
+	fmt.Fprintf(p.notes, format+"\n", args...)
 }
 
 func leaser(p conf.Paths) ipam.Leaser { return client.New(p.AgentSocket, p.Store()) }

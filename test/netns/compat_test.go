@@ -76,7 +76,9 @@ func TestWhereaboutsName(t *testing.T) {
 	l.usePretender("whereabouts", whereaboutsIPAM)
 	out, err := l.macvlan("ADD", "c1", pod.path, whereaboutsIPAM)
 	must(t, err)
-	var r struct{ IPs []struct{ Address, Gateway string } }
+	var r struct {
+		IPs []struct{ Address, Gateway string }
+	}
 	must(t, json.Unmarshal([]byte(out), &r))
 	if len(r.IPs) != 2 || r.IPs[0].Address != "10.20.7.10/24" || r.IPs[0].Gateway != "10.20.7.1" || r.IPs[1].Address != "fd00:20:7::1/64" || r.IPs[1].Gateway != "" {
 		t.Errorf("result %s", out)
