@@ -245,6 +245,10 @@ func TestPoolNames(t *testing.T) {
 			t.Errorf("%s: %s is no name", keys, n)
 		}
 	}
+	// A name never changes: the pool with the leases would be another's.
+	if n := name(`,"range":"10.20.0.0/26","exclude":["10.20.0.32/28"],"network_name":"rail0"`); n != "wb-10-20-0-0-26-9b3eef056d5dda6e" {
+		t.Errorf("the name has become %s", n)
+	}
 	if len(seen) != 1+len(other) {
 		t.Errorf("%d names: %v", len(seen), seen)
 	}

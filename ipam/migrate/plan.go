@@ -133,7 +133,7 @@ func sameSubnets(a, b ipam.Pool) bool {
 func homeless(s state) []string {
 	var out []string
 	for _, u := range s.live {
-		if !slices.ContainsFunc(s.wants, func(w want) bool {
+		if u.why == byAllocation && !slices.ContainsFunc(s.wants, func(w want) bool {
 			p, err := w.pool.Parse()
 			_, ok := p.Subnet(u.addr)
 			return err == nil && ok && (u.any || u.network == w.network)
@@ -170,7 +170,7 @@ func holds(s state, w want, p ipam.Pool, networks map[string][]string) []Hold {
 	for _, holder := range s.pods {
 		for _, x := range holder.has {
 			if of, known := networks[x.nad]; !known || slices.Contains(of, w.network) {
-				add(x.addr, holder, "network-status")
+				add(x.addr, holder, byStatus)
 			}
 		}
 	}

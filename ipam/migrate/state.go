@@ -53,6 +53,13 @@ type use struct {
 	why string
 }
 
+// By what an address is known to be in use.
+const (
+	byAllocation  = "allocation"
+	byReservation = "reservation"
+	byStatus      = "network-status"
+)
+
 // oldBlock is a node's run of addresses.
 type oldBlock struct {
 	pool, node string

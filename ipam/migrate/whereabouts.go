@@ -68,7 +68,7 @@ func (w whereabouts) read(ctx context.Context, api client.Client, s *state) erro
 			if err != nil {
 				return fmt.Errorf("allocation %q: %w", offset, err)
 			}
-			s.live = append(s.live, use{addr, network, !known, a.PodRef, "allocation"})
+			s.live = append(s.live, use{addr, network, !known, a.PodRef, byAllocation})
 		}
 		return nil
 	})
@@ -78,7 +78,7 @@ func (w whereabouts) read(ctx context.Context, api client.Client, s *state) erro
 	err = listOld(ctx, api, whereaboutsKind("OverlappingRangeIPReservation"), func(_, name string, r whereaboutsReservation) error {
 		uses := reserved(name)
 		for _, u := range uses {
-			u.pod, u.why = r.Spec.PodRef, "reservation"
+			u.pod, u.why = r.Spec.PodRef, byReservation
 			s.live = append(s.live, u)
 		}
 		if len(uses) == 0 {

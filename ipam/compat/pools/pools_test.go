@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,7 +36,10 @@ import (
 )
 
 // api is the one API server of this package's tests, where this controller and that of pools run.
-var api client.Client
+var (
+	api     client.Client
+	server0 *cluster.API
+)
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -54,6 +58,7 @@ func run(m *testing.M) (int, error) {
 		cancel()
 		return 1, err
 	}
+	server0 = a
 	done := make(chan struct{})
 	defer func() { cancel(); <-done; _ = a.Stop() }()
 	scheme := runtime.NewScheme()
@@ -313,6 +318,36 @@ func TestBesideWhereabouts(t *testing.T) {
 	if _, err := r.pool(t.Context(), poolNames(&nad)[0]); err != nil || IsClosed(c.made) {
 		t.Errorf("%v: %+v", err, c.made)
 	}
+}
+
+// TestBeside: whether whereabouts' objects are there is what the API server says now.
+func TestBeside(t *testing.T) {
+	d := discovery.NewDiscoveryClientForConfigOrDie(server0.RESTConfig())
+	const crd = `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: things.whereabouts.cni.cncf.io}, spec: {group: whereabouts.cni.cncf.io,
+		scope: Namespaced, names: {kind: Thing, plural: things}, versions: [{name: v1alpha1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}}`
+	is := func(want bool) {
+		t.Helper()
+		cluster.Eventually(t, fmt.Sprint("whereabouts is there: ", want), func() error {
+			got, err := beside(d)
+			if err == nil && got != want {
+				err = errors.New("not so")
+			}
+			return err
+		})
+	}
+	is(false)
+	if err := server0.ApplyYAML(t.Context(), crd); err != nil {
+		t.Fatal(err)
+	}
+	remove := func() {
+		if out, err := server0.Kubectl(context.Background(), "delete", "--ignore-not-found", "crd", "things.whereabouts.cni.cncf.io").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	t.Cleanup(remove)
+	is(true)
+	remove()
+	is(false)
 }
 
 func TestGate(t *testing.T) {

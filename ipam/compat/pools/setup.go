@@ -9,9 +9,11 @@ import (
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -24,8 +26,8 @@ import (
 // kindsEvery is how often the definitions' kind is looked for, until Multus has been installed.
 const kindsEvery = 2 * time.Second
 
-// whereaboutsPool is what whereabouts keeps its allocations in.
-var whereaboutsPool = schema.GroupVersionKind{Group: "whereabouts.cni.cncf.io", Version: "v1alpha1", Kind: "IPPool"}
+// whereaboutsGroup is what whereabouts keeps its allocations in.
+const whereaboutsGroup = "whereabouts.cni.cncf.io/v1alpha1"
 
 // Setup adds the controller to mgr, whose scheme must know NetworkAttachmentDefinitions and v1alpha1. It starts when the
 // API server serves the former.
@@ -61,13 +63,26 @@ func serves(mgr ctrl.Manager, k schema.GroupVersionKind) (bool, error) {
 	return err == nil, err
 }
 
+// beside asks the API server, not what was cached of it, for it decides whether addresses may be given.
+func beside(d discovery.ServerResourcesInterface) (bool, error) {
+	_, err := d.ServerResourcesForGroupVersion(whereaboutsGroup)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func setup(ctx context.Context, mgr ctrl.Manager) error {
+	d, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return fmt.Errorf("make a client for discovery: %w", err)
+	}
 	if err := mgr.GetFieldIndexer().IndexField(ctx, &nadv1.NetworkAttachmentDefinition{}, index, poolNames); err != nil {
 		return fmt.Errorf("index NetworkAttachmentDefinitions by %s: %w", index, err)
 	}
 	r := &reconciler{
 		api: mgr.GetClient(), live: mgr.GetAPIReader(), events: mgr.GetEventRecorder("railyard-controller"),
-		beside: func() (bool, error) { return serves(mgr, whereaboutsPool) },
+		beside: func() (bool, error) { return beside(d) },
 	}
 	return ctrl.NewControllerManagedBy(mgr).Named("whereabouts-pools").
 		Watches(&nadv1.NetworkAttachmentDefinition{}, handler.EnqueueRequestsFromMapFunc(requests)).
