@@ -159,6 +159,61 @@ func (o *old) pool(name string) *v1alpha1.IPPool {
 	return &p
 }
 
+// TestRefused: a pool that is not accepted stays closed and is named, the others are opened.
+func TestRefused(t *testing.T) {
+	o := newOld(t)
+	o.define("wide", `{"type":"whereabouts","range":"10.20.0.0/16"}`)
+	o.define("other", `{"type":"whereabouts","range":"10.30.0.0/16"}`)
+	m := o.migration(compat.TypeWhereabouts)
+	_, err := m.Apply(t.Context())
+	must(t, err)
+	o.define("narrow", `{"type":"whereabouts","range":"10.20.1.0/24"}`)
+	o.define("late", `{"type":"whereabouts","range":"10.40.0.0/24"}`)
+	o.allocations("10.20.1.0-24", "10.20.1.0/24", map[string]string{"2": "default/a"})
+	p, err := m.Apply(t.Context())
+	if !errors.Is(err, errRefused) || !strings.Contains(err.Error(), v1alpha1.ReasonOverlaps) {
+		t.Fatalf("%v", err)
+	}
+	closed := map[string]bool{}
+	for _, x := range p.Pools {
+		closed[x.Object.Spec.IPv4.Subnet] = pools.IsClosed(o.pool(x.Object.Name))
+	}
+	if len(closed) != 4 || !closed["10.20.1.0/24"] || closed["10.20.0.0/16"] || closed["10.30.0.0/16"] || closed["10.40.0.0/24"] {
+		t.Errorf("closed: %v", closed)
+	}
+}
+
+// TestOpenBefore: a pool from which nodes could take addresses before those in use were known is nothing to go on with.
+func TestOpenBefore(t *testing.T) {
+	o := newOld(t)
+	o.node("n1", corev1.ConditionTrue)
+	o.define("rail0", `{"type":"whereabouts","range":"10.20.0.0/28"}`)
+	m := o.migration(compat.TypeWhereabouts)
+	p, err := m.Plan(t.Context())
+	must(t, err)
+	pool := p.Pools[0].Object
+	o.create(pool)
+	must(t, m.accepted(t.Context(), pool))
+	_, err = m.Apply(t.Context())
+	must(t, err) // nothing is in use
+	o.pod("a", "n1", "rail0")
+	o.allocations("10.20.0.0-28", "10.20.0.0/28", map[string]string{"2": "default/a", "3": "default/gone"})
+	if _, err = m.Apply(t.Context()); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "10.20.0.2 is in use by pod default/a") {
+		t.Errorf("%v", err)
+	}
+	stop := o.greedy("hungry")
+	cluster.Eventually(t, "the node has everything", func() error {
+		if n := len(o.ownersOf(pool.Name)); n != 14 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	stop()
+	if _, err = m.Apply(t.Context()); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "owned by node hungry") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestKilled: a run that dies at any step leaves pools that are closed, and the next one finishes.
 func TestKilled(t *testing.T) {
 	o := newOld(t)
