@@ -151,9 +151,12 @@ func holds(s state, w want, p ipam.Pool, networks map[string][]string) []Hold {
 		if _, ok := p.Subnet(a); !ok {
 			return
 		}
+		if pod.node == "" { // it has no address yet: somebody of its name had
+			pod.uid = ""
+		}
 		h, ok := byAddr[a]
 		if !ok || h.UID == ipam.HoldUnknown && pod.uid != "" {
-			h = Hold{Addr: a, UID: cmp.Or(pod.uid, ipam.HoldUnknown), Pod: pod.name, Node: pod.node}
+			h = Hold{Addr: a, UID: cmp.Or(pod.uid, ipam.HoldUnknown), Pod: pod.name, Node: pod.node, Why: h.Why}
 		}
 		if !strings.Contains(h.Why, why) {
 			h.Why = strings.TrimPrefix(h.Why+","+why, ",")
@@ -217,8 +220,9 @@ func shares(s state, p Pool) (out []Share, problems []string) {
 	return out, problems
 }
 
-// conflicts are the addresses in use that a node already owns whose agent cannot know of their user: the pool
-// was open too early. Missing is how many are nobody's yet.
+// conflicts are the addresses in use that a node already owns whose agent cannot know of their user: the pool was open
+// too early. What the pod's own node owns in a closed pool it has looked after; in an open one it may have given the
+// address to that very pod, if no old object has it. Missing is how many are nobody's yet.
 func (p Pool) conflicts(blocks []v1alpha1.IPBlock) (out []string, missing int) {
 	owner := map[netip.Addr]string{}
 	for i := range blocks {
@@ -243,14 +247,17 @@ func (p Pool) conflicts(blocks []v1alpha1.IPBlock) (out []string, missing int) {
 	}
 	for _, h := range p.Holds {
 		o, owned := owner[h.Addr]
+		known := o == h.Node && (p.State == StateClosed || h.Why == byStatus)
+		switch {
+		case !owned && p.State == StateOpen:
+			out = append(out, fmt.Sprintf("%s is in use by pod %s, and IPPool %s is open, so that it may be given again: "+
+				"set a nodeSelector that matches no node, and end that pod or the new one", h.Addr, h.Pod, p.pool.Name))
+		case owned && o != "" && !known:
+			out = append(out, fmt.Sprintf("%s of pod %s is owned by node %s already: IPPool %s was open before the migration, so end that pod first",
+				h.Addr, h.Pod, o, p.pool.Name))
+		}
 		if !owned {
 			missing++
-		}
-		switch {
-		case owned && o != "" && o != h.Node:
-			out = append(out, fmt.Sprintf("%s of pod %s is owned by node %s already: IPPool %s was open before the migration, so end that pod first", h.Addr, h.Pod, o, p.pool.Name))
-		case !owned && p.State == StateOpen:
-			out = append(out, fmt.Sprintf("%s is in use by pod %s, and IPPool %s is open, so that it may be given again: set a nodeSelector that matches no node, and end that pod or the new one", h.Addr, h.Pod, p.pool.Name))
 		}
 	}
 	return out, missing
