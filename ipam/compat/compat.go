@@ -195,11 +195,16 @@ func into(field string, data []byte, to any) error {
 	return fieldErrorf(field, "cannot be read: %v", err)
 }
 
-// ignored are those of the keys that the section has, by the reason why they mean nothing.
-func ignored(section map[string]json.RawMessage, why map[string]string) []string {
+// ignored are those of the keys that the section has, by the reason why they mean nothing. Those of the file of defaults
+// do not count: every node has some of them, put there by an installer.
+func ignored(section json.RawMessage, why map[string]string) []string {
+	var has map[string]json.RawMessage
+	if json.Unmarshal(section, &has) != nil {
+		return nil
+	}
 	var out []string
 	for key, reason := range why {
-		if _, ok := section[key]; ok {
+		if _, ok := has[key]; ok {
 			out = append(out, "ipam."+key+" ("+reason+")")
 		}
 	}

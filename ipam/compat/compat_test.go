@@ -105,7 +105,7 @@ func TestWhereabouts(t *testing.T) {
 		"two of one range":           {keys: `,"range":"10.20.0.0/16"`, args: "10.20.0.7,10.20.0.8", wantErr: "ips"},
 		"overlapping on":             {keys: `,"range":"10.20.0.0/16","enable_overlapping_ranges":true`, want: "10.20.0.0/16"},
 		"overlapping off":            {keys: `,"range":"10.20.0.0/16","enable_overlapping_ranges":false`, want: "10.20.0.0/16", wantIgnored: "enable_overlapping_ranges"},
-		"defaults":                   {keys: `,"range":"10.20.0.0/16","gateway":""`, defaults: `{"range":"10.30.0.0/16","gateway":"10.20.0.1","log_level":"debug"}`, want: "10.20.0.0/16 via 10.20.0.1", wantIgnored: "ipam.log_level"},
+		"defaults":                   {keys: `,"range":"10.20.0.0/16","gateway":""`, defaults: `{"range":"10.30.0.0/16","gateway":"10.20.0.1","log_level":"debug"}`, want: "10.20.0.0/16 via 10.20.0.1"},
 		"defaults alone":             {defaults: `{"range":"10.30.0.0/16"}`, want: "10.30.0.0/16"},
 		"defaults are no object":     {keys: `,"range":"10.20.0.0/16"`, defaults: `[]`, wantErr: "the file of defaults"},
 	} {

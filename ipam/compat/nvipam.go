@@ -34,7 +34,7 @@ func (c config) nvIPAM(in Input) (Call, error) {
 		return Call{}, err
 	}
 	const log, daemon = "the agent logs", "the agent's socket is agentSocket's, in stateDir"
-	call := Call{Ignored: ignored(all, map[string]string{
+	call := Call{Ignored: ignored(c.IPAM, map[string]string{
 		"daemonSocket": daemon, "daemonCallTimeoutSeconds": daemon, "logFile": log, "logLevel": log,
 	})}
 	errs := []error{c.nvUnsupported(s)}

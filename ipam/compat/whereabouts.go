@@ -68,7 +68,7 @@ func (c config) whereabouts(in Input) (Call, error) {
 	if err != nil {
 		return Call{}, err
 	}
-	call := Call{Own: true, Routes: s.Routes, DNS: s.DNS, Ignored: ignored(all, meaningless())}
+	call := Call{Own: true, Routes: s.Routes, DNS: s.DNS, Ignored: ignored(c.IPAM, meaningless())}
 	if s.Overlapping != nil && !*s.Overlapping {
 		call.Ignored = append(call.Ignored, "ipam.enable_overlapping_ranges (no address is given twice under one network_name)")
 	}

@@ -161,7 +161,11 @@ func (m *Migration) fence(ctx context.Context, p Plan, nodes bool, given map[str
 	for _, pool := range p.Pools {
 		if pool.State == StateNew {
 			pools.Close(pool.Object)
-			if err := m.api.Create(ctx, pool.Object); err != nil {
+			err := m.api.Create(ctx, pool.Object)
+			if apierrors.IsAlreadyExists(err) {
+				continue // the controller was faster: the next look decides about what it has made
+			}
+			if err != nil {
 				return fmt.Errorf("create IPPool %s: %w", pool.Object.Name, err)
 			}
 		}
@@ -256,16 +260,25 @@ func (m *Migration) open(ctx context.Context, p Plan) error {
 			continue
 		}
 		obj := pool.Object.DeepCopy()
-		err := m.accepted(ctx, obj)
-		if err == nil {
-			patch := client.MergeFromWithOptions(obj.DeepCopy(), client.MergeFromWithOptimisticLock{})
-			pools.Open(obj)
-			metav1.SetMetaDataAnnotation(&obj.ObjectMeta, Annotation, m.name)
-			if err = m.api.Patch(ctx, obj, patch); err != nil {
-				err = fmt.Errorf("open IPPool %s: %w", obj.Name, err)
-			}
-		}
-		errs = append(errs, err)
+		errs = append(errs, retry.RetryOnConflict(retry.DefaultBackoff, func() error { return m.openOne(ctx, obj) }))
 	}
 	return errors.Join(errs...)
+}
+
+// openOne opens obj as it is now, if it is accepted. A conflict is to be tried again: figures in its status change often.
+func (m *Migration) openOne(ctx context.Context, obj *v1alpha1.IPPool) error {
+	uid := obj.UID
+	if err := m.accepted(ctx, obj); err != nil {
+		return err
+	}
+	if obj.UID != uid {
+		return fmt.Errorf("%w: IPPool %s was made anew meanwhile, without what is held", ErrNotReady, obj.Name)
+	}
+	patch := client.MergeFromWithOptions(obj.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	pools.Open(obj)
+	metav1.SetMetaDataAnnotation(&obj.ObjectMeta, Annotation, m.name)
+	if err := m.api.Patch(ctx, obj, patch); err != nil {
+		return fmt.Errorf("open IPPool %s: %w", obj.Name, err)
+	}
+	return nil
 }

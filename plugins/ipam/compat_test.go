@@ -233,7 +233,7 @@ func TestWhereaboutsDefaultsAndNotes(t *testing.T) {
 	if rc != 0 || !strings.Contains(out, `"gateway": "10.20.0.1"`) {
 		t.Errorf("%s", out)
 	}
-	if !strings.Contains(notes, "ipam.kubernetes") || !strings.Contains(notes, "ipam.leader_retry_period") || strings.Count(notes, "\n") != 1 {
+	if strings.Contains(notes, "ipam.kubernetes") || !strings.Contains(notes, "ipam.leader_retry_period") || strings.Count(notes, "\n") != 1 {
 		t.Errorf("notes %q", notes)
 	}
 	c.verb = "DEL"
