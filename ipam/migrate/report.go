@@ -62,18 +62,25 @@ func orDefault(domain string) string {
 	return domain
 }
 
+// steps are those of the user's page. Whereabouts' program is replaced before it loses its rights: without them it takes a
+// minute to fail, in every DEL.
 func (p Plan) steps() string {
-	stop := "delete whereabouts' DaemonSet, and the ClusterRoleBinding of its service account"
-	pools := "\n  3. run railyard-controller with --whereabouts-pools, which keeps making the pools of new definitions;"
 	if p.Source == compat.TypeNVIPAM {
-		stop = "delete nv-ipam's controller and the DaemonSet of its node daemon"
-		pools = "\n  3. nothing makes pools of new definitions: create IPPools under the names that they use;"
-	}
-	return fmt.Sprintf(`
+		return `
 Steps, in this order; new pods wait from 1 to 4, running ones notice nothing:
-  1. stop %s: %s;
-  2. run railyard-agent with --install-as=%s, on every node;%s
+  1. delete nv-ipam's controller and the DaemonSet of its node daemon;
+  2. run railyard-agent with --install-as=nv-ipam, on every node;
+  3. nothing makes pools of new definitions: create IPPools under the names that they use;
   4. run this command with --apply: the pools are made, what is in use is fenced, the pools are opened;
   5. see that pods start, then delete the old objects and their definitions (CRDs).
-`, p.Source, stop, p.Source, pools)
+`
+	}
+	return `
+Steps, in this order; new pods wait from 2 to 4, running ones notice nothing:
+  1. run railyard-controller with --whereabouts-pools, and delete whereabouts' DaemonSet, which would install its program again;
+  2. run railyard-agent with --install-as=whereabouts, on every node;
+  3. delete the ClusterRoleBinding of whereabouts' service account;
+  4. run this command with --apply: the pools are made, what is in use is fenced, the pools are opened;
+  5. see that pods start, then delete the old objects and their definitions (CRDs).
+`
 }
