@@ -67,7 +67,7 @@ func askings(o ipam.Owner, pool ipam.Pool, s ipam.Subnet, objects []v1alpha1.IPB
 		leasable := s.LeasableIn(b.Slot)
 		for _, share := range b.Shares {
 			n := Count(common(share.Ranges, leasable))
-			if n == 0 || share.Node == o.Node {
+			if _, held := share.Held(); n == 0 || held || share.Node == o.Node {
 				continue
 			}
 			r := ranked{Asking: Asking{Block: b.Name, From: share.Node, Free: n, object: obj}, class: 2}

@@ -49,7 +49,9 @@ func count(pool ipam.Pool, objects []v1alpha1.IPBlock, into *v1alpha1.IPPoolStat
 		}
 		for _, s := range b.Shares {
 			t.owned += sum(s.Ranges)
-			nodes[s.Node] = true
+			if _, held := s.Held(); !held {
+				nodes[s.Node] = true
+			}
 		}
 		t.leased += uint64(max(0, objects[i].Status.Leased))
 	}

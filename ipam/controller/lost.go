@@ -46,8 +46,9 @@ func nodeOf(o *corev1.Node) node {
 // without any node has lost its memory and not its nodes.
 func gone(s ipam.Share, nodes map[string]node) string {
 	n, there := nodes[s.Node]
+	_, held := s.Held()
 	switch {
-	case len(nodes) == 0 || s.NodeUID == "":
+	case len(nodes) == 0 || s.NodeUID == "" || held: // for a pod, and not owned by a node
 		return ""
 	case !there:
 		return "has no Node object"

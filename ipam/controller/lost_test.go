@@ -33,6 +33,7 @@ func TestGone(t *testing.T) {
 		"another of that name":    {ipam.Share{Node: "a", NodeUID: "u0"}, nodes, "another node"},
 		"out of service":          {ipam.Share{Node: "b", NodeUID: "ub"}, nodes, "out of service"},
 		"a share without a UID":   {ipam.Share{Node: "c"}, nodes, ""},
+		"held for a pod":          {ipam.Hold("up", "c"), nodes, ""},
 		"a cluster without nodes": {ipam.Share{Node: "c", NodeUID: "uc"}, nil, ""},
 	} {
 		if got := gone(tc.share, tc.nodes); (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
