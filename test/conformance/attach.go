@@ -70,6 +70,8 @@ func add() Section {
 		{"B36", "two rails on one subnet or on two: what leaves from an address and what comes back to it keep to its rail", in("test/netns", "TestRails_Paths")},
 		{"B37", "the pod's programs can read RDMA device, addresses, PCI address and NUMA node in a file, for as long as the attachment lasts", slices.Concat(in("test/netns", "TestPodFile", "TestPodFile_Killed"), vm("TestPluginPodFile"))},
 		{"B38", "a rail is chosen by label, or the first NIC that is fit is taken", in("test/netns", "TestChoice")},
+		{"B39", "an interface of an InfiniBand partition, datagram or connected; refused where the port's RDMA device is one pod's", vm("TestPluginIPoIB", "TestPluginIPoIBExclusive")},
+		{"B40", "the RDMA device of a virtual function is found by the PCI address, and named in the device information", vm("TestPluginRoCE")},
 	}}
 }
 
@@ -87,10 +89,11 @@ func rollback() Section {
 		{"C09", "killed at any point while a device of the host is moved: name, MTU, MAC, alternative names and admin state come back", in("test/netns", "TestHostDevice_Killed")},
 		{"C10", "killed while another IPAM plugin runs", in("test/netns", "TestConformance_C_KilledWithIPAM")},
 		{"C11", "killed at any point while several rails are made", in("test/netns", "TestRails_Killed")},
-		{"C12", "killed at any point while an RDMA device is moved: it comes back to its namespace", vm("TestPluginRDMAKilled")},
+		{"C12", "killed at any point while an RDMA device is moved: it comes back to its namespace", vm("TestPluginRDMAKilled", "TestPluginRoCEKilled", "TestPluginInfiniBandKilled")},
 		{"C13", "a journal of another version is understood, or refused and kept", in("test/netns", "TestConformance_C_OldJournal")},
 		{"C14", "killed at any point while a virtual function is set up and moved", vm("TestPluginSRIOVKilled")},
 		{"C15", "killed at any point while a type of service is set", vm("TestPluginToSKilled")},
+		{"C16", "killed at any point while an InfiniBand partition's interface is made", vm("TestPluginIPoIBKilled")},
 	}}
 }
 
@@ -103,7 +106,7 @@ func del() Section {
 		{"D04", "the path of CNI_NETNS is missing, its namespace is dead or another one", d("netns_missing", "netns_dead", "netns_another")},
 		{"D05", "the path is a regular file or a pipe, and no file is ever made there", d("netns_is_file", "netns_is_pipe")},
 		{"D06", "the device is back on the host already", vm("TestPluginHostDevice")},
-		{"D07", "the device is gone from the bus", vm("TestPluginUnplugged")},
+		{"D07", "the device is gone from the bus", vm("TestPluginUnplugged", "TestPluginSubfunctionGone")},
 		{"D08", "the config has no deviceID any more, nor its kind", rows("TestHostDevice", "conf_lost_its_kind")},
 		{"D09", "the agent is away or hangs: the local part is undone, the lease is left to the agent", d("agent_down", "agent_hangs")},
 		{"D10", "the lease ends by the agent's socket", d("by_the_socket")},

@@ -63,6 +63,9 @@ func (s *space) state(t testing.TB) []string {
 	var out []string
 	for _, l := range all {
 		a := l.Attrs()
+		if len(a.HardwareAddr) == 20 {
+			a.HardwareAddr = a.HardwareAddr[4:] // before that comes the number of a queue pair, another one each time
+		}
 		line := fmt.Sprintf("%s %s %s mtu %d up %v alt %v %s", a.Name, l.Type(), a.HardwareAddr, a.MTU, a.Flags&net.FlagUp != 0, a.AltNames, a.ParentDev)
 		for _, v := range a.Vfs {
 			line += fmt.Sprintf("; vf %d %s vlan %d/%d spoof %v trust %d rate %d-%d", v.ID, v.Mac, v.Vlan, v.Qos, v.Spoofchk, v.Trust, v.MinTxRate, v.MaxTxRate)
