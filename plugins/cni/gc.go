@@ -176,7 +176,7 @@ func (p *plugin) railReady(t *attachment, r conf.RailSpec) error {
 			return err
 		}
 		t.rails = append(t.rails, &rail{master: m}) // which keeps the next one from choosing it
-		if _, err = m.checkMTU(r.MTU); err != nil {
+		if _, err = m.checkMTU(s.Mode, r.MTU); err != nil {
 			return err
 		}
 		return p.rdmaReady(s, r, m)

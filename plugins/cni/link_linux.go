@@ -4,6 +4,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,10 @@ import (
 
 // planLink decides on a link that is made on a master. It changes nothing.
 func planLink(s conf.Spec, r conf.RailSpec, m master, id journal.ID) (*journal.Link, error) {
-	mtu, err := m.checkMTU(r.MTU)
+	if parent, ok := m.link.(*netlink.IPoIB); ok {
+		s.PKey, s.Mode = cmp.Or(s.PKey, parent.Pkey), cmp.Or(s.Mode, ipoibModeName(parent.Mode))
+	}
+	mtu, err := m.checkMTU(s.Mode, r.MTU)
 	if err != nil {
 		return nil, err
 	}
@@ -35,14 +39,10 @@ func planLink(s conf.Spec, r conf.RailSpec, m master, id journal.ID) (*journal.L
 	case mac == nil:
 		mac = deriveMAC(id)
 	}
-	l := &journal.Link{
+	return &journal.Link{
 		Kind: s.Kind, Mode: s.Mode, Name: id.IfName, MAC: mac.String(), MTU: mtu,
 		Parent: m.parent(s.Kind), Master: m.name(), PKey: s.PKey,
-	}
-	if parent, ok := m.link.(*netlink.IPoIB); ok && l.PKey == 0 {
-		l.PKey = parent.Pkey
-	}
-	return l, nil
+	}, nil
 }
 
 // deriveMAC is the attachment's own address, locally administered: known before the link is, so that the
@@ -97,14 +97,21 @@ func addLink(ctx context.Context, host *netlink.Handle, p *pod, l *journal.Link,
 	return setMTU(p.link, l)
 }
 
-// setMTU is for IPoIB, which makes its links with the port's MTU, or in connected mode with the largest, whatever the request says
-// (ipoib_ndo_init, ipoib_set_mode).
+// setMTU is for IPoIB, which makes its links with the largest MTU that their mode allows, whatever the request says (ipoib_ndo_init,
+// ipoib_set_mode). Where nothing is planned, that is it.
 func setMTU(h *netlink.Handle, l *journal.Link) error {
 	link, err := h.LinkByName(l.Name)
-	if err == nil {
-		err = h.LinkSetMTU(link, l.MTU)
+	if err != nil {
+		return linkError(err, l)
 	}
-	return linkError(err, l)
+	if l.MTU == 0 {
+		l.MTU = link.Attrs().MTU
+		return nil
+	}
+	if err := h.LinkSetMTU(link, l.MTU); err != nil {
+		return dispatch.Errorf(dispatch.CodeLink, "give %s the MTU %d, while the port allows %d: %w", l.Name, l.MTU, link.Attrs().MTU, err)
+	}
+	return nil
 }
 
 // passing is a name that no other attachment's link has while it passes from the host to the pod.
@@ -183,6 +190,13 @@ func ipvlanMode(mode string) netlink.IPVlanMode {
 	default: // conf.Parse lets no other pass
 		return netlink.IPVLAN_MODE_L2
 	}
+}
+
+func ipoibModeName(mode netlink.IPoIBMode) string {
+	if mode == netlink.IPOIB_MODE_CONNECTED {
+		return conf.ModeConnected
+	}
+	return conf.ModeDatagram
 }
 
 func ipoibMode(mode string) netlink.IPoIBMode {
@@ -294,6 +308,8 @@ func modeOf(link netlink.Link) string {
 		return fmt.Sprint(l.Mode)
 	case *netlink.IPVlan:
 		return fmt.Sprint(l.Mode)
+	case *netlink.IPoIB:
+		return fmt.Sprintf("%s of partition %#x", ipoibModeName(l.Mode), l.Pkey|0x8000) // with the bit of full membership that the kernel sets
 	}
 	return ""
 }

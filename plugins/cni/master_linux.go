@@ -162,9 +162,19 @@ func (m master) bringUp(h *netlink.Handle) error {
 	return nil
 }
 
-// checkMTU gives the MTU of a link on the master.
-func (m master) checkMTU(want int) (int, error) {
+// maxConnectedMTU is that of an IPoIB link in connected mode (IPOIB_CM_MTU). In datagram mode it is the port's.
+const maxConnectedMTU = 65520
+
+// checkMTU gives the MTU of a link on the master. An IPoIB link in another mode than its master is not bound to that one's: it is 0 then if
+// none is asked for, and the kernel decides.
+func (m master) checkMTU(mode string, want int) (int, error) {
+	parent, ipoib := m.link.(*netlink.IPoIB)
 	switch {
+	case ipoib && mode != "" && mode != ipoibModeName(parent.Mode):
+		if want > maxConnectedMTU {
+			return 0, &conf.FieldError{Field: "mtu", Detail: fmt.Sprintf("is %d, more than the %d of IPoIB's connected mode", want, maxConnectedMTU)}
+		}
+		return want, nil
 	case want == 0:
 		return m.mtu(), nil
 	case want > m.mtu():

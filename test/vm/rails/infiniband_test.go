@@ -7,6 +7,8 @@ package rails
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -113,43 +115,107 @@ func TestPluginInfiniBandKilled(t *testing.T) {
 	}
 }
 
-// A pod gets an interface of a partition on a port that many share.
+// Two pods get an interface of a partition on a port that they share.
 func TestPluginIPoIB(t *testing.T) {
 	needShared(t)
 	h := newAdapter(t)
 	master := h.link(t)
-	for mode, mtu := range map[string]int{"datagram": 2000, "connected": 4000} {
-		var all []*attachment
-		for i := range 2 {
-			a := attach(t, h.host, newSpace(t), "net1", map[string]any{
-				"kind": "ipoib", "mode": mode, "master": []string{master, h.pci}[i], "pkey": "0x8001", "mtu": mtu, "rdma": "required",
-				"ipam": at(t, fmt.Sprintf("10.9.0.1%d/24", i+1)), "stateDir": filepath.Join(t.TempDir(), mode),
-			})
-			a.id = fmt.Sprint("c", i)
-			out := a.mustRun("ADD")
-			a.mustRun("CHECK")
-			link, ok := a.pod.get("net1").(*netlink.IPoIB)
-			if !ok || link.Pkey != 0x8001 || link.MTU != mtu || link.Attrs().ParentIndex != h.host.get(master).Attrs().Index {
-				t.Fatalf("%s: %+v", mode, a.pod.get("net1"))
-			}
-			if connected := link.Mode == netlink.IPOIB_MODE_CONNECTED; connected != (mode == "connected") {
-				t.Errorf("its mode is %v, want %s", link.Mode, mode)
-			}
-			if !strings.Contains(out, link.HardwareAddr.String()) {
-				t.Errorf("%s: the interface has the address %s, the result says %s", mode, link.HardwareAddr, out)
-			}
-			all = append(all, a)
+	var all []*attachment
+	for i, named := range []string{master, h.pci} {
+		a := attach(t, h.host, newSpace(t), "net1", map[string]any{
+			"kind": "ipoib", "master": named, "pkey": "0x8001", "mtu": 2000, "rdma": "required",
+			"ipam": at(t, fmt.Sprintf("10.9.0.1%d/24", i+1)), "stateDir": filepath.Join(os.TempDir(), "ipoib"),
+		})
+		a.id = fmt.Sprint("c", i)
+		a.mustRun("STATUS")
+		out := a.mustRun("ADD")
+		a.mustRun("CHECK")
+		link := a.ipoib()
+		if link.Pkey != 0x8001 || link.MTU != 2000 || link.Attrs().ParentIndex != h.host.get(master).Attrs().Index {
+			t.Errorf("%+v", link)
 		}
-		must(t, all[0].pod.link.LinkSetMTU(all[0].pod.get("net1"), 1300))
-		all[0].fails("CHECK", 109, "MTU")
-		all[1].mustRun("CHECK")
-		for _, a := range all {
-			a.mustRun("DEL")
-			a.mustRun("DEL")
-			if a.pod.has("net1") {
-				t.Errorf("%s: DEL left the interface", mode)
-			}
+		if !strings.Contains(out, link.HardwareAddr.String()) {
+			t.Errorf("the interface has the address %s, the result says %s", link.HardwareAddr, out)
 		}
+		all = append(all, a)
+	}
+	must(t, all[0].pod.link.LinkSetMTU(all[0].ipoib(), 1300))
+	all[0].fails("CHECK", 109, "MTU")
+	all[1].mustRun("CHECK")
+	for _, a := range all {
+		a.mustRun("DEL")
+		a.mustRun("DEL")
+		if a.pod.has("net1") {
+			t.Error("DEL left the interface")
+		}
+	}
+}
+
+// ipoib is the pod's interface.
+func (a *attachment) ipoib() *netlink.IPoIB {
+	a.t.Helper()
+	link, ok := a.pod.get(a.ifName).(*netlink.IPoIB)
+	if !ok {
+		a.t.Fatalf("%+v", a.pod.get(a.ifName))
+	}
+	return link
+}
+
+// setMode gives an IPoIB interface another mode.
+func (s *space) setMode(name, mode string) {
+	s.t.Helper()
+	must(s.t, s.do(func() error {
+		out, err := exec.Command("ip", "link", "set", name, "type", "ipoib", "mode", mode).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("set %s to mode %s: %w: %s", name, mode, err, out)
+		}
+		return nil
+	}))
+}
+
+// The mode is the master's or another one, and the MTU at most the master's or what the other mode can.
+func TestPluginIPoIBModes(t *testing.T) {
+	needShared(t)
+	h := newAdapter(t)
+	master := h.link(t)
+	for _, tt := range []struct {
+		master, mode string
+		mtu          int
+		want         netlink.IPoIBMode
+		wantMTU      int
+		wantRefused  string
+		wantNotReady bool
+	}{
+		{"datagram", "", 0, netlink.IPOIB_MODE_DATAGRAM, 4092, "", false},
+		{"datagram", "connected", 0, netlink.IPOIB_MODE_CONNECTED, 65520, "", false},
+		{"datagram", "connected", 16000, netlink.IPOIB_MODE_CONNECTED, 16000, "", false},
+		{"datagram", "connected", 65521, 0, 0, "more than the 65520", true},
+		{"datagram", "datagram", 4093, 0, 0, "more than the 4092", true},
+		{"connected", "", 0, netlink.IPOIB_MODE_CONNECTED, 65520, "", false},
+		{"connected", "datagram", 0, netlink.IPOIB_MODE_DATAGRAM, 4092, "", false},
+		{"connected", "datagram", 4000, netlink.IPOIB_MODE_DATAGRAM, 4000, "", false},
+		{"connected", "datagram", 9000, 0, 0, "the port allows 4092", false},
+	} {
+		h.host.setMode(master, tt.master)
+		conf := map[string]any{"kind": "ipoib", "master": master, "mode": tt.mode, "mtu": tt.mtu}
+		a := attach(t, h.host, newSpace(t), "net1", conf)
+		if _, err := a.run("STATUS"); (err != nil) != tt.wantNotReady {
+			t.Errorf("%+v: STATUS: %v", tt, err)
+		}
+		if tt.wantRefused != "" {
+			if _, err := a.run("ADD"); err == nil || !strings.Contains(err.Error(), tt.wantRefused) || a.pod.has("net1") {
+				t.Errorf("%+v: %v, the pod has the interface: %t", tt, err, a.pod.has("net1"))
+			}
+			continue
+		}
+		a.mustRun("ADD")
+		a.mustRun("CHECK")
+		if link := a.ipoib(); link.Mode != tt.want || link.MTU != tt.wantMTU {
+			t.Errorf("%+v: it has mode %v and MTU %d", tt, link.Mode, link.MTU)
+		}
+		a.pod.setMode("net1", map[netlink.IPoIBMode]string{netlink.IPOIB_MODE_DATAGRAM: "connected", netlink.IPOIB_MODE_CONNECTED: "datagram"}[tt.want])
+		a.fails("CHECK", 109, "mode")
+		a.mustRun("DEL")
 	}
 }
 
