@@ -70,7 +70,7 @@ func add() Section {
 		{"B36", "two rails on one subnet or on two: what leaves from an address and what comes back to it keep to its rail", in("test/netns", "TestRails_Paths")},
 		{"B37", "the pod's programs can read RDMA device, addresses, PCI address and NUMA node in a file, for as long as the attachment lasts", slices.Concat(in("test/netns", "TestPodFile", "TestPodFile_Killed"), vm("TestPluginPodFile"))},
 		{"B38", "a rail is chosen by label, or the first NIC that is fit is taken", in("test/netns", "TestChoice")},
-		{"B39", "an interface of an InfiniBand partition, datagram or connected; refused where the port's RDMA device is one pod's", vm("TestPluginIPoIB", "TestPluginIPoIBExclusive")},
+		{"B39", "an interface of an InfiniBand partition, datagram or connected; refused where the port's RDMA device is one pod's", vm("TestPluginIPoIB", "TestPluginIPoIBModes", "TestPluginIPoIBExclusive")},
 		{"B40", "the RDMA device of a virtual function is found by the PCI address, and named in the device information", vm("TestPluginRoCE")},
 	}}
 }

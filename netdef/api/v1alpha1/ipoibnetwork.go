@@ -45,7 +45,8 @@ type IPoIBNetworkSpec struct {
 	// +kubebuilder:validation:Enum=datagram;connected;""
 	Mode string `json:"mode,omitempty"`
 
-	// MTU of the pod's interface; 0 means the master's. A datagram link takes 4092 at most, a connected one 65520.
+	// MTU of the pod's interface; 0 means the master's, or the largest if the mode is another than the master's. A datagram link takes
+	// 4092 at most, a connected one 65520.
 	// +optional
 	MTU MTU `json:"mtu,omitempty"`
 

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -26,6 +27,7 @@ type adapter struct {
 func newAdapter(t testing.TB) adapter {
 	t.Helper()
 	n := nics(t)[1]
+	quiet(t)
 	t.Cleanup(func() { // the NIC's own driver again
 		drive(t, n.pci, "")
 		must(t, theOnly(filepath.Join(n.dir, "net"), &n.name))
@@ -119,4 +121,21 @@ func modprobe(t testing.TB, args ...string) {
 	if out, err := exec.Command("modprobe", args...).CombinedOutput(); err != nil {
 		t.Fatalf("modprobe %v: %v\n%s", args, err, out)
 	}
+}
+
+// quiet makes sure that the kernel has warned of nothing when the test has ended.
+func quiet(t testing.TB) {
+	t.Helper()
+	count := func() string {
+		text, err := os.ReadFile("/sys/kernel/warn_count")
+		must(t, err)
+		return strings.TrimSpace(string(text))
+	}
+	before := count()
+	t.Cleanup(func() {
+		if after := count(); after != before {
+			log, err := exec.Command("dmesg").Output()
+			t.Errorf("the kernel has warned of something (%s, before %s): %s %v", after, before, log, err)
+		}
+	})
 }

@@ -213,7 +213,8 @@ func TestPluginIPoIBModes(t *testing.T) {
 		if link := a.ipoib(); link.Mode != tt.want || link.MTU != tt.wantMTU {
 			t.Errorf("%+v: it has mode %v and MTU %d", tt, link.Mode, link.MTU)
 		}
-		a.pod.setMode("net1", map[netlink.IPoIBMode]string{netlink.IPOIB_MODE_DATAGRAM: "connected", netlink.IPOIB_MODE_CONNECTED: "datagram"}[tt.want])
+		other := map[netlink.IPoIBMode]string{netlink.IPOIB_MODE_DATAGRAM: "connected", netlink.IPOIB_MODE_CONNECTED: "datagram"}
+		a.pod.setMode("net1", other[tt.want])
 		a.fails("CHECK", 109, "mode")
 		a.mustRun("DEL")
 	}

@@ -30,6 +30,7 @@ func (s *space) roce(name, link string) {
 func rail(t testing.TB) (n nic, v vf, before []string) {
 	t.Helper()
 	n = nics(t)[0]
+	quiet(t)
 	v = n.virtual(t, 1)[0]
 	n.host.roce("roce0", v.name)
 	must(t, n.host.link.LinkSetHardwareAddr(n.host.get(v.name), n.host.get(v.name).Attrs().HardwareAddr))
@@ -161,6 +162,68 @@ func TestPluginSubfunctionGone(t *testing.T) {
 	a.mustRun("DEL")
 	a.mustRun("DEL")
 	h.host.same(t, before, "the subfunction is gone")
+}
+
+// The adapter's driver is loaded anew while a pod has the adapter. The pod is left without, and DEL makes the new interface what the old was.
+func TestPluginDriverReload(t *testing.T) {
+	h := newAdapter(t)
+	before := h.lived(t)
+	a := attach(t, h.host, newSpace(t), "net1", map[string]any{"kind": "host-device", "deviceID": h.pci, "rdma": "required", "mtu": 1400})
+	a.mustRun("ADD")
+	drive(t, h.pci, "ryfab")
+	a.fails("CHECK", 109, "net1")
+	a.mustRun("DEL")
+	a.mustRun("DEL")
+	h.host.same(t, before, "the driver is another")
+	if device := h.rdma(t); !h.host.hasRDMA(device) {
+		t.Errorf("the machine has lost %s", device)
+	}
+}
+
+// A function with two RDMA devices: in shared mode both are the pod's, in exclusive mode it is not known which to move.
+func TestPluginTwoDevices(t *testing.T) {
+	n, v, before := rail(t)
+	n.host.roce("roce1", v.name)
+	info := filepath.Join(t.TempDir(), "info.json")
+	a := attach(t, n.host, newSpace(t), "net1", map[string]any{
+		"kind": "host-device", "deviceID": v.pci, "rdma": "required", "ipam": at(t, "10.9.0.11/24"),
+		"runtimeConfig": map[string]any{"CNIDeviceInfoFile": info},
+	})
+	if exclusive() {
+		a.fails("ADD", codeRDMA, "roce0, roce1")
+		n.host.same(t, before, "ADD was refused")
+		return
+	}
+	a.mustRun("ADD")
+	if text, err := os.ReadFile(info); err != nil || !strings.Contains(string(text), `"rdma-device":"roce0,roce1"`) {
+		t.Errorf("the device information: %s %v", text, err)
+	}
+	a.mustRun("DEL")
+	n.host.same(t, before, "DEL")
+}
+
+// The module goes with all that it has made, also in pods, and the kernel does not mind.
+func TestModuleUnload(t *testing.T) {
+	n, _, _ := rail(t)
+	h := newAdapter(t)
+	before := h.lived(t)
+	sfs := h.subfunctions(t, 2)
+	h.virtual(t, 1)
+	a := attach(t, h.host, newSpace(t), "net1", map[string]any{"kind": "host-device", "deviceID": sfs[0]})
+	a.mustRun("ADD")
+	b := attach(t, h.host, newSpace(t), "net2", map[string]any{"kind": "host-device", "deviceID": h.pci})
+	b.mustRun("ADD")
+	modprobe(t, "-r", "ryfab")
+	if left, err := os.ReadDir(class); err != nil || len(left) != 0 {
+		t.Errorf("there are RDMA devices: %v %v", left, err)
+	}
+	a.mustRun("DEL")
+	b.mustRun("DEL") // and keeps in mind what the interface was, should it come again
+	modprobe(t, "ryfab")
+	drive(t, h.pci, "ryfab")
+	b.mustRun("DEL")
+	h.host.same(t, before, "the module is loaded anew")
+	n.host.roce("roce1", n.name)
 }
 
 // Without ib_ipoib an adapter has an RDMA device and no interface: there is nothing to give the pod an address on.
