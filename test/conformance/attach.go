@@ -66,7 +66,7 @@ func add() Section {
 		{"B32", "a device of the host, found by name, alternative name, MAC or PCI address, moves into the pod and back as it was", rows("TestHostDevice", "moved_and_back", "by_altname", "by_hwaddr", "by_pci")},
 		{"B33", "several rails in one call and one result", rows("TestRails", "one_result", "named", "other_ipam")},
 		{"B34", "ipvlan in each of its modes, and a rail on a VLAN", vm("TestPluginIPvlan", "TestPluginMacvlanOnVLAN")},
-		{"B35", "a virtual function with VLAN, priority, rate, trust, spoof check and MAC, as it was again after DEL", vm("TestPluginSRIOV", "TestPluginSRIOVMAC")},
+		{"B35", "a virtual function with VLAN, priority, rate, trust, spoof check and MAC, as it was again after DEL", vm("TestPluginSRIOV", "TestPluginSRIOVMAC", "TestPluginInfiniBandVirtual")},
 		{"B36", "two rails on one subnet or on two: what leaves from an address and what comes back to it keep to its rail", in("test/netns", "TestRails_Paths")},
 		{"B37", "the pod's programs can read RDMA device, addresses, PCI address and NUMA node in a file, for as long as the attachment lasts", slices.Concat(in("test/netns", "TestPodFile", "TestPodFile_Killed"), vm("TestPluginPodFile"))},
 		{"B38", "a rail is chosen by label, or the first NIC that is fit is taken", in("test/netns", "TestChoice")},

@@ -74,6 +74,34 @@ func TestPluginInfiniBand(t *testing.T) {
 	}
 }
 
+// A virtual function of an adapter goes as the adapter itself would, and its physical function sets what it was told to.
+func TestPluginInfiniBandVirtual(t *testing.T) {
+	h := newAdapter(t)
+	v := infiniBand(t, h.host, h.virtual(t, 2)[1])
+	pf, device := h.link(t), v.rdma(t)
+	must(t, h.host.link.LinkSetVfState(h.host.get(pf), 1, netlink.VF_LINK_STATE_AUTO))
+	before := v.lived(t)
+	a := attach(t, h.host, newSpace(t), "net1", map[string]any{
+		"kind": "sriov", "deviceID": v.pci, "rdma": "required", "link_state": "enable", "ipam": at(t, "10.9.0.11/24"),
+	})
+	state := func() uint32 { return h.host.get(pf).Attrs().Vfs[1].LinkState }
+	was := state()
+	a.mustRun("ADD")
+	a.has(v, device)
+	if got := state(); got != netlink.VF_LINK_STATE_ENABLE {
+		t.Errorf("the state of the virtual function is %d", got)
+	}
+	a.mustRun("CHECK")
+	must(t, h.host.link.LinkSetVfState(h.host.get(pf), 1, netlink.VF_LINK_STATE_DISABLE))
+	a.fails("CHECK", 109, "virtual function 1")
+	a.mustRun("DEL")
+	a.mustRun("DEL")
+	h.host.same(t, before, "DEL")
+	if state() != was || !h.host.hasRDMA(device) {
+		t.Errorf("the state of the virtual function is %d, was %d; the machine has %s: %t", state(), was, device, h.host.hasRDMA(device))
+	}
+}
+
 // Somebody takes the RDMA device, and with it the interface, out of the pod.
 func TestPluginInfiniBandDrift(t *testing.T) {
 	needExclusive(t)
