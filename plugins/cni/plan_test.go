@@ -62,6 +62,47 @@ func TestPlanLink(t *testing.T) {
 	}
 }
 
+// An IPoIB link has its master's mode and partition if it is told none, and in another mode an MTU that the master's says nothing of.
+func TestPlanIPoIB(t *testing.T) {
+	for name, tt := range map[string]struct {
+		master    netlink.IPoIBMode
+		spec      conf.Spec
+		mtu       int
+		want      journal.Link // mode, partition and MTU
+		wantField string
+	}{
+		"the master's":            {master: netlink.IPOIB_MODE_CONNECTED, want: journal.Link{Mode: "connected", PKey: 0xffff, MTU: 4092}},
+		"its own":                 {spec: conf.Spec{Mode: "datagram", PKey: 0x8001}, mtu: 2000, want: journal.Link{Mode: "datagram", PKey: 0x8001, MTU: 2000}},
+		"more than the master's":  {mtu: 4093, wantField: "mtu"},
+		"connected":               {spec: conf.Spec{Mode: "connected"}, want: journal.Link{Mode: "connected", PKey: 0xffff}},
+		"connected, an MTU":       {spec: conf.Spec{Mode: "connected"}, mtu: 65520, want: journal.Link{Mode: "connected", PKey: 0xffff, MTU: 65520}},
+		"connected, too large":    {spec: conf.Spec{Mode: "connected"}, mtu: 65521, wantField: "mtu"},
+		"datagram on connected":   {master: netlink.IPOIB_MODE_CONNECTED, spec: conf.Spec{Mode: "datagram"}, want: journal.Link{Mode: "datagram", PKey: 0xffff}},
+		"an address of one's own": {spec: conf.Spec{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}}, wantField: "mac"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := netlink.NewLinkAttrs()
+			a.Name, a.MTU = "ib0", 4092
+			tt.spec.Kind = "ipoib"
+			m := master{link: &netlink.IPoIB{LinkAttrs: a, Mode: tt.master, Pkey: 0xffff}}
+			got, err := planLink(tt.spec, conf.RailSpec{MTU: tt.mtu}, m, journal.ID{ContainerID: "c", IfName: "net1"})
+			if tt.wantField != "" {
+				var field *conf.FieldError
+				if !errors.As(err, &field) || field.Field != tt.wantField {
+					t.Fatalf("%v, want an error on %q", err, tt.wantField)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, journal.Link{Mode: got.Mode, PKey: got.PKey, MTU: got.MTU}); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestDeriveMAC(t *testing.T) {
 	seen := map[string]bool{}
 	for _, id := range []journal.ID{{ContainerID: "a", IfName: "b"}, {ContainerID: "a", IfName: "c"}, {ContainerID: "b", IfName: "b"}} {
