@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -201,6 +202,39 @@ func afterLeaving(admin, a client.Client) func(context.Context, *ipamv1alpha1.IP
 	}
 }
 
+// wants has a node ask another.
+func wants(node, from string) func(*ipamv1alpha1.IPBlock) {
+	return func(o *ipamv1alpha1.IPBlock) {
+		o.Spec.Wants = append(o.Spec.Wants, ipamv1alpha1.Want{
+			Node: node, NodeUID: "uid-" + node, Session: "session", From: from, Count: 1, Expires: metav1.NewMicroTime(time.Unix(1_900_000_000, 0)),
+		})
+	}
+}
+
+// asked has node-c ask from, before c changes the block.
+func asked(admin, c client.Client, from string, change func(*ipamv1alpha1.IPBlock)) func(context.Context, *ipamv1alpha1.IPBlock) error {
+	return func(ctx context.Context, o *ipamv1alpha1.IPBlock) error {
+		wants("node-c", from)(o)
+		if err := admin.Update(ctx, o); err != nil {
+			return err
+		}
+		change(o)
+		return c.Update(ctx, o)
+	}
+}
+
+func answering(admin, c client.Client, from, offer string) func(context.Context, *ipamv1alpha1.IPBlock) error {
+	return asked(admin, c, from, func(o *ipamv1alpha1.IPBlock) { o.Spec.Wants[0].Offered = []string{offer} })
+}
+
+func dropping(admin, c client.Client) func(context.Context, *ipamv1alpha1.IPBlock) error {
+	return asked(admin, c, "node-b", func(o *ipamv1alpha1.IPBlock) { o.Spec.Wants = nil })
+}
+
+func redirecting(admin, c client.Client) func(context.Context, *ipamv1alpha1.IPBlock) error {
+	return asked(admin, c, "node-b", func(o *ipamv1alpha1.IPBlock) { o.Spec.Wants[0].From = "node-a" })
+}
+
 // TestNodeWritesOnlyItsOwnShares drives the admission policy with the credentials that agents have: tokens bound to their nodes.
 func TestNodeWritesOnlyItsOwnShares(t *testing.T) {
 	ctx := t.Context()
@@ -241,6 +275,12 @@ func TestNodeWritesOnlyItsOwnShares(t *testing.T) {
 		"delete with no node":    {[]string{"node-a"}, remove(unbound), false},
 		"the other node":         {[]string{"node-b"}, remove(b), true},
 		"an administrator":       {[]string{"node-a", "node-b"}, remove(admin), true},
+		"want":                   {[]string{"node-b"}, update(a, wants("node-a", "node-b")), true},
+		"want for another":       {[]string{"node-a", "node-b"}, update(a, wants("node-c", "node-b")), false},
+		"answer":                 {[]string{"node-a", "node-b"}, answering(admin, a, "node-a", "10.9.0.1"), true},
+		"answer for another":     {[]string{"node-a", "node-b"}, answering(admin, a, "node-b", "10.9.0.1"), false},
+		"drop another's want":    {[]string{"node-a", "node-b"}, dropping(admin, a), true},
+		"redirect a want":        {[]string{"node-a", "node-b"}, redirecting(admin, a), false},
 		"mirror own":             {[]string{"node-a", "node-b"}, status(a, func(s *ipamv1alpha1.IPBlockStatus) { s.Leases[0].Pod = "new"; s.Nodes[0].Leased = 7; s.Leased = 8 }), true},
 		"mirror away who left":   {[]string{"node-a", "node-b"}, afterLeaving(admin, a), true},
 		"mirror another's lease": {[]string{"node-a", "node-b"}, status(a, func(s *ipamv1alpha1.IPBlockStatus) { s.Leases[1].Pod = "new" }), false},
@@ -317,6 +357,9 @@ func TestPolicyBearsLargestBlock(t *testing.T) {
 	}
 	o := ipamv1alpha1.FromBlock(b)
 	o.Labels = nil
+	for i := range 64 {
+		wants(fmt.Sprintf("asker-%d", i), "node-a")(o)
+	}
 	if err := admin.Create(ctx, o); err != nil {
 		t.Fatal(err)
 	}
@@ -334,6 +377,9 @@ func TestPolicyBearsLargestBlock(t *testing.T) {
 		t.Errorf("status: %v", err)
 	}
 	o.Spec.Shares[0].Session = "new"
+	for i := range o.Spec.Wants {
+		o.Spec.Wants[i].Offered = []string{"10.96.9.9"}
+	}
 	if err := a.Update(ctx, o); err != nil {
 		t.Errorf("spec: %v", err)
 	}
