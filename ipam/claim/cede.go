@@ -203,6 +203,9 @@ func WithTaken(b ipam.Block, o ipam.Owner, ranges []iprange.Range, now time.Time
 	return orNone(join(b, o, ranges), now)
 }
 
+// WithSession is b with o's session, and node UID, on o's share.
+func WithSession(b ipam.Block, o ipam.Owner) ipam.Block { return join(b, o, nil) }
+
 // same says that a is w, whatever was offered to it since.
 func same(a, w ipam.Want) bool {
 	return a.Node == w.Node && a.NodeUID == w.NodeUID && a.Session == w.Session && a.From == w.From && a.Expires.Equal(w.Expires)

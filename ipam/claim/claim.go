@@ -181,11 +181,10 @@ func (c *Claimer) Reclaim(ctx context.Context, o ipam.Owner, b ipam.Block, range
 // returned, and not before, o may lease from the share. ErrNoShare: there is none.
 func (c *Claimer) Adopt(ctx context.Context, o ipam.Owner, block string) (ipam.Block, error) {
 	return c.settle(ctx, block, source{}, func(cur *view) (ipam.Block, error) {
-		mine, err := mustOwn(o, block, cur)
-		if err != nil {
+		if err := mustOwn(o, block, cur); err != nil {
 			return ipam.Block{}, err
 		}
-		return withShare(cur.Block, o, mine.Ranges), nil
+		return WithSession(cur.Block, o), nil
 	})
 }
 
@@ -193,7 +192,7 @@ func (c *Claimer) Adopt(ctx context.Context, o ipam.Owner, block string) (ipam.B
 // grew. A share is never made smaller by it. Like Adopt it puts o's session on the share.
 func (c *Claimer) Widen(ctx context.Context, o ipam.Owner, pool ipam.Pool, block string) (ipam.Block, error) {
 	return c.settle(ctx, block, source{}, func(cur *view) (ipam.Block, error) {
-		if _, err := mustOwn(o, block, cur); err != nil {
+		if err := mustOwn(o, block, cur); err != nil {
 			return ipam.Block{}, err
 		}
 		if cur.PoolUID != pool.UID {
@@ -207,15 +206,14 @@ func (c *Claimer) Widen(ctx context.Context, o ipam.Owner, pool ipam.Pool, block
 	})
 }
 
-func mustOwn(o ipam.Owner, block string, cur *view) (ipam.Share, error) {
+func mustOwn(o ipam.Owner, block string, cur *view) error {
 	if cur == nil {
-		return ipam.Share{}, fmt.Errorf("block %s: %w: %w", block, ErrNoShare, ErrGone)
+		return fmt.Errorf("block %s: %w: %w", block, ErrNoShare, ErrGone)
 	}
-	mine, ok := Mine(o, cur.Block)
-	if !ok {
-		return ipam.Share{}, fmt.Errorf("block %s: %w of node %s", block, ErrNoShare, o.Node)
+	if _, ok := Mine(o, cur.Block); !ok {
+		return fmt.Errorf("block %s: %w of node %s", block, ErrNoShare, o.Node)
 	}
-	return mine, nil
+	return nil
 }
 
 // Release gives up o's share of the block, and deletes the block if it was the last one. Without error the API
