@@ -60,6 +60,8 @@ func TestParsePoolRefuses(t *testing.T) {
 		"dash before a dot":         {named("rail-.a"), "metadata.name", "a-z"},
 		"two dots":                  {named("rail..a"), "metadata.name", "a-z"},
 		"negative cooldown":         {ipam.PoolSpec{Name: "a", IPv4: &ipam.SubnetSpec{Subnet: "10.0.0.0/8"}, Cooldown: &long}, "spec.cooldownSeconds", "use 0"},
+		"negative watermark":        {ipam.PoolSpec{Name: "a", IPv4: &ipam.SubnetSpec{Subnet: "10.0.0.0/8"}, Watermarks: ipam.Watermarks{Low: new(-1)}}, "spec.watermarks.low", "negative"},
+		"watermarks upside down":    {ipam.PoolSpec{Name: "a", IPv4: &ipam.SubnetSpec{Subnet: "10.0.0.0/8"}, Watermarks: ipam.Watermarks{Low: new(3), High: new(2)}}, "spec.watermarks.high", "less than low"},
 		"subnet missing":            {subnet4(""), "spec.ipv4.subnet", "such as 10.20.0.0/16"},
 		"subnet malformed":          {subnet4("10.20.0.0/33"), "spec.ipv4.subnet", "not a CIDR"},
 		"subnet without length":     {subnet4("10.20.0.0"), "spec.ipv4.subnet", "not a CIDR"},

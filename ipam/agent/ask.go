@@ -86,10 +86,11 @@ func (a *Agent) ask(ctx context.Context, pool string, is4 bool, full *claim.Full
 	began := time.Now()
 	defer func() { a.metrics.asked(pool, began, err) }()
 	askings, wait := full.Askings, a.cfg.CedeWait
-	calm, err := a.cooling(pool, is4)
+	s, err := a.stockOf(pool, is4)
 	if err != nil {
 		return err
 	}
+	calm := s.Cooling > 0 // it could reuse one
 	if calm {
 		askings, wait = slices.DeleteFunc(slices.Clone(askings), func(x claim.Asking) bool { return x.Free == 0 }), min(wait, calmWait)
 	}
@@ -143,12 +144,7 @@ func fullError(err error) *claim.FullError {
 	return f
 }
 
-// cooling says whether the node has addresses of the family that it could reuse.
-func (a *Agent) cooling(pool string, is4 bool) (bool, error) {
-	s, err := a.stockOf(pool, is4)
-	return s.Cooling > 0, err
-}
-
+// stockOf counts what the node has of one family of a pool.
 func (a *Agent) stockOf(pool string, is4 bool) (store.PoolStats, error) {
 	stats, err := a.store.Stats()
 	for _, s := range stats {

@@ -67,7 +67,7 @@ func (a *Agent) claimOnce(ctx context.Context, pool string, is4 bool) error {
 }
 
 // sitOut gives the refusal that is remembered. But one that finds the pool full and has no cooling address to reuse
-// waits until that is forgotten, and then there is none: addresses may have come free.
+// waits until that is forgotten, or a pod here leaves one, and then there is none.
 func (a *Agent) sitOut(ctx context.Context, pool string, is4 bool) error {
 	for {
 		now := a.cfg.Now()
@@ -75,12 +75,17 @@ func (a *Agent) sitOut(ctx context.Context, pool string, is4 bool) error {
 		if err == nil || !errors.Is(err, ipam.ErrPoolFull) {
 			return err
 		}
-		if calm, stockErr := a.cooling(pool, is4); calm || stockErr != nil {
+		rung := a.bell.wait() // before the look, so that nothing comes in between
+		switch s, stockErr := a.stockOf(pool, is4); {
+		case stockErr != nil || s.Cooling > 0 && s.Free == 0:
 			return err
+		case s.Free > 0:
+			return nil
 		}
 		timer := time.NewTimer(left)
 		select {
 		case <-timer.C:
+		case <-rung:
 		case <-ctx.Done():
 		case <-a.life.Done():
 		}

@@ -7,8 +7,13 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
+	"github.com/railyard-net/railyard/test/cluster"
 )
 
 func TestLevels(t *testing.T) {
@@ -101,4 +106,33 @@ func TestPortion(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestKeepsTheLastBlock(t *testing.T) {
+	t.Parallel()
+	pool := shared.pool(t, func(s *v1alpha1.IPPoolSpec) { s.Watermarks = nil })
+	a := start(t, "keeper", agentOptions{config: func(c *Config) { c.ReleaseAfter = time.Nanosecond }})
+	for i := range 9 {
+		mustLease(t, a, request(pool, fmt.Sprint(i)))
+	}
+	for i := range 9 {
+		mustRelease(t, a, fmt.Sprint(i))
+	}
+	cluster.Eventually(t, "one block is left", func() error {
+		if n := len(shared.blocks(t, pool)); n != 1 {
+			return fmt.Errorf("%d blocks", n)
+		}
+		return nil
+	})
+	var p v1alpha1.IPPool
+	if err := shared.admin.Get(t.Context(), client.ObjectKey{Name: pool}, &p); err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.Watermarks = &v1alpha1.Watermarks{KeepLast: new(false)}
+	if err := shared.admin.Update(t.Context(), &p); err != nil {
+		t.Fatal(err)
+	}
+	shared.accept(t, pool)
+	shared.noBlocks(t, pool)
+	shared.check(t, pool, a)
 }

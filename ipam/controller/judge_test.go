@@ -127,7 +127,7 @@ func TestCount(t *testing.T) {
 	bad.Spec.Slot = "all"
 	var s v1alpha1.IPPoolStatus
 	count(parsed, []v1alpha1.IPBlock{b, b6, bad}, &s)
-	if s.Capacity != "253/~2^64" || s.Owned != "64/64" || s.Leased != "7/1" || s.Blocks != 3 {
+	if s.Capacity != "253/~2^64" || s.Owned != "64/64" || s.Leased != "7/1" || s.Blocks != 3 || s.Nodes != 1 {
 		t.Errorf("got %+v", s)
 	}
 }

@@ -37,6 +37,8 @@ func TestBlockRoundTrip(t *testing.T) {
 		"shared": {Name: "p.fd00-0-0-0-0-0-0-40", Pool: "p", PoolUID: "u", Slot: netip.MustParsePrefix("fd00::40/122"), Shares: []ipam.Share{
 			{Node: "a", NodeUID: "1", Session: "s", Ranges: ranges(t, "fd00::40-fd00::4e", "fd00::60/123")},
 			{Node: strings.Repeat("n", 253), NodeUID: "2", Session: "t", Ranges: ranges(t, "fd00::50")},
+		}, Wants: []ipam.Want{
+			{Node: "b", NodeUID: "3", Session: "u", From: "a", Count: 9, Cooling: true, Expires: time.Unix(7, 8000), Offered: ranges(t, "fd00::54/127")},
 		}},
 	} {
 		t.Run(title, func(t *testing.T) {
@@ -48,7 +50,12 @@ func TestBlockRoundTrip(t *testing.T) {
 			if d := cmp.Diff(b, got, cmp.Comparer(func(a, b iprange.Range) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 				t.Error(d)
 			}
-			if len(o.Labels) != 1+len(b.Shares) || o.Labels[v1alpha1.LabelPool] != "p" {
+			for _, w := range b.Wants {
+				if _, ok := o.Labels[v1alpha1.NodeLabel(w.Node)]; !ok {
+					t.Errorf("no label of node %s, which asks, in %v", w.Node, o.Labels)
+				}
+			}
+			if len(o.Labels) != 1+len(b.Shares)+len(b.Wants) || o.Labels[v1alpha1.LabelPool] != "p" {
 				t.Errorf("labels %v", o.Labels)
 			}
 			for _, s := range b.Shares {
@@ -97,18 +104,29 @@ func TestBlockUnreadable(t *testing.T) {
 	}
 }
 
+// A want is a hint: one that says nothing makes no block unreadable.
+func TestWantUnreadable(t *testing.T) {
+	o := v1alpha1.IPBlock{ObjectMeta: metav1.ObjectMeta{Name: "p.10-0-0-0"}, Spec: v1alpha1.IPBlockSpec{Pool: "p", Slot: "10.0.0.0/26", Wants: []v1alpha1.Want{
+		{Node: "a", Offered: []string{".."}}, {Node: "b", Offered: []string{"10.9.9.9"}},
+	}}}
+	if b, err := o.Block(); err != nil || len(b.Wants) != 1 || b.Wants[0].Node != "b" {
+		t.Errorf("got %+v, %v; want the second want", b, err)
+	}
+}
+
 func TestParse(t *testing.T) {
 	second := int32(1)
 	p := v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "u"}, Spec: v1alpha1.IPPoolSpec{
 		IPv4:            &v1alpha1.Subnet{Subnet: "10.0.0.0/24", Ranges: []v1alpha1.AddressRange{"10.0.0.8/29"}, Exclude: []v1alpha1.AddressRange{"10.0.0.9"}, Reserved: []v1alpha1.AddressRange{"10.0.0.100"}, Gateway: "10.0.0.1", BlockSize: 8},
 		Routes:          []v1alpha1.Route{{Dst: "10.0.0.0/8"}},
 		CooldownSeconds: &second,
+		Watermarks:      &v1alpha1.Watermarks{Low: new(int32(2)), KeepLast: new(true)},
 	}}
 	got, err := p.Parse()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := ipam.ParsePool(ipam.PoolSpec{Name: "p", UID: "u", Cooldown: new(time.Second), Routes: []ipam.RouteSpec{{Dst: "10.0.0.0/8"}},
+	want, err := ipam.ParsePool(ipam.PoolSpec{Name: "p", UID: "u", Cooldown: new(time.Second), Watermarks: ipam.Watermarks{Low: new(2), KeepLast: new(true)}, Routes: []ipam.RouteSpec{{Dst: "10.0.0.0/8"}},
 		IPv4: &ipam.SubnetSpec{Subnet: "10.0.0.0/24", Ranges: []string{"10.0.0.8/29"}, Exclude: []string{"10.0.0.9"}, Reserved: []string{"10.0.0.100"}, Gateway: "10.0.0.1", BlockSize: 8}})
 	if err != nil {
 		t.Fatal(err)

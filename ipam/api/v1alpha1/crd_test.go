@@ -125,6 +125,8 @@ func TestPoolRefused(t *testing.T) {
 		"route via of words":    {"x", "{ipv4: {subnet: 10.0.0.0/24}, routes: [{dst: 10.0.0.0/8, via: gw}]}", []string{"spec.routes[0].via", "not an IP address"}},
 		"default route, no gw":  {"x", "{ipv4: {subnet: 10.0.0.0/24}, defaultRoute: true}", []string{"spec.defaultRoute", "needs spec.ipv4.gateway"}},
 		"default route, one gw": {"x", "{ipv4: {subnet: 10.0.0.0/24, gateway: 10.0.0.1}, ipv6: {subnet: 'fd00::/64'}, defaultRoute: true}", []string{"spec.defaultRoute", "spec.ipv6.gateway"}},
+		"high below low":        {"x", "{ipv4: {subnet: 10.0.0.0/24}, watermarks: {low: 9, high: 8}}", []string{"spec.watermarks.high", "less than watermarks.low"}},
+		"low negative":          {"x", "{ipv4: {subnet: 10.0.0.0/24}, watermarks: {low: -1}}", []string{"spec.watermarks.low", "greater than or equal to 0"}},
 		"cooldown negative":     {"x", "{ipv4: {subnet: 10.0.0.0/24}, cooldownSeconds: -1}", []string{"spec.cooldownSeconds", "greater than or equal to 0"}},
 		"domain with a dot":     {"x", "{ipv4: {subnet: 10.0.0.0/24}, domain: a.b}", []string{"spec.domain"}},
 		"too many ranges":       {"x", "{ipv4: {subnet: 10.0.0.0/24, ranges: [" + strings.Repeat("10.0.0.9,", 65) + "]}}", []string{"spec.ipv4.ranges", "at most 64"}},
@@ -143,7 +145,7 @@ func TestPoolTaken(t *testing.T) {
 		"spelling":  "{ipv6: {subnet: 'FD00:0:0::/64', ranges: ['fd00::1-FD00::9', 'fd00::100/120', 'fd00::5000']}}",
 		"all": `{domain: fabric-a, ipv4: {subnet: 10.0.0.0/16, ranges: [10.0.1.0/24, 10.0.2.1-10.0.2.9], exclude: [10.0.1.5],
 			reserved: [10.0.9.0/24], gateway: 10.0.0.1, blockSize: 16}, ipv6: {subnet: 'fd00::/64', gateway: 'fd00::1'},
-			routes: [{dst: 10.0.0.0/8}, {dst: 'fd00::/8', via: 'fd00::2'}], defaultRoute: true, cooldownSeconds: 0,
+			routes: [{dst: 10.0.0.0/8}, {dst: 'fd00::/8', via: 'fd00::2'}], defaultRoute: true, cooldownSeconds: 0, watermarks: {low: 4, high: 4, keepLast: false},
 			nodeSelector: {matchLabels: {rail: yes}}}`,
 	} {
 		t.Run(title, func(t *testing.T) {
@@ -216,6 +218,9 @@ func TestBlockRefused(t *testing.T) {
 		"share, no session": {"x.10-0-0-0", share("{node: a, nodeUID: u, ranges: [10.0.0.1]}"), []string{"session", "Required"}},
 		"share, no ranges":  {"x.10-0-0-0", share("{node: a, nodeUID: u, session: s, ranges: []}"), []string{"ranges", "at least 1"}},
 		"share of words":    {"x.10-0-0-0", share("{node: a, nodeUID: u, session: s, ranges: [all-of-it]}"), []string{"spec.shares[0].ranges[0]"}},
+		"want of nobody":    {"x.10-0-0-0", "{pool: x, poolUID: u, slot: 10.0.0.0/26, wants: [{node: a, nodeUID: u, session: s, count: 1, expires: '2026-01-02T03:04:05.000000Z'}]}", []string{"spec.wants[0].from", "Required"}},
+		"want without end":  {"x.10-0-0-0", "{pool: x, poolUID: u, slot: 10.0.0.0/26, wants: [{node: a, nodeUID: u, session: s, from: b, count: 1}]}", []string{"spec.wants[0].expires", "Required"}},
+		"want of nothing":   {"x.10-0-0-0", "{pool: x, poolUID: u, slot: 10.0.0.0/26, wants: [{node: a, nodeUID: u, session: s, from: b, count: 0, expires: '2026-01-02T03:04:05.000000Z'}]}", []string{"spec.wants[0].count"}},
 		"two of one node":   {"x.10-0-0-0", share("{node: a, nodeUID: u, session: s, ranges: [10.0.0.1]}, {node: a, nodeUID: u, session: s, ranges: [10.0.0.2]}"), []string{"spec.shares[1]", "Duplicate"}},
 	} {
 		t.Run(title, func(t *testing.T) {
