@@ -24,6 +24,9 @@
 //	                                 ▼                                                     ▼ says that it is gone
 //	                              granted or unowned                                  never leased again
 //
+// A part of a share may go to another node that asks for it (Block.Wants): it is withdrawn, as retired as above, then
+// unowned, and then written into the other's share by the other.
+//
 // An address of a granted share:
 //
 //	free ──Lease──▶ leased ──Release, Retain, namespace gone──▶ cooling ──cooldown──▶ free

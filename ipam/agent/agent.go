@@ -125,9 +125,7 @@ type Agent struct {
 	standing                atomic.Int64
 	bell                    bell          // rings when a want, or its answer, is seen
 	trading                 chan struct{} // trade has something to do
-	// life ends when Run is to end.
-	life context.Context
-	end  context.CancelFunc
+	ending                  chan struct{} // closed when Run is to end
 
 	woken  chan struct{} // sync has something to do
 	leased chan struct{} // the level of the pools is to be looked at
@@ -162,9 +160,8 @@ func New(c Config) (*Agent, error) {
 		cfg: c, store: c.Store, log: c.Log,
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
-		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), trading: make(chan struct{}, 1),
+		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
 	}
-	a.life, a.end = context.WithCancel(context.Background())
 	a.claims = claim.New(c.Client, nil)
 	a.fresh.Store(a.store.Fresh())
 	if !a.fresh.Load() {
@@ -191,7 +188,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.returnIdle(ctx) })
 	g.Go(func() error { return a.claimAhead(ctx) })
 	g.Go(func() error { return a.trade(ctx) })
-	context.AfterFunc(ctx, a.end)
+	context.AfterFunc(ctx, func() { close(a.ending) })
 	err := g.Wait()
 	a.claiming.Lock()
 	a.ended = true

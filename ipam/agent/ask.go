@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -99,20 +100,19 @@ func (a *Agent) ask(ctx context.Context, pool string, is4 bool, full *claim.Full
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	defer context.AfterFunc(a.life, cancel)() //nolint:contextcheck // whoever waits, the agent ends
 	q := &asks{left: slices.Clone(askings), standing: map[string]claim.Asking{}, seen: map[string]bool{}}
 	defer func() { a.askEnds(slices.Collect(maps.Keys(q.standing))) }()
 	pause, n, listed := askPause, 1, relist
 	for {
 		batch, more := q.next(n)
 		for _, x := range batch {
-			err := a.askOne(ctx, pool, is4, x, wait, !calm)
-			switch {
+			switch err := a.askOne(ctx, pool, is4, x, wait, !calm); {
 			case errors.Is(err, claim.ErrNoCeding):
 				a.log.WarnContext(ctx, "no address can be had from other nodes", "pool", pool, "error", err)
 				return full
 			case err != nil:
 				a.log.DebugContext(ctx, "not asked", "block", x.Block, "from", x.From, "error", err)
+				a.gaveUp(q, x.Block)
 			}
 		}
 		if n *= 2; !more {
@@ -180,6 +180,12 @@ func (a *Agent) askOne(ctx context.Context, pool string, is4 bool, x claim.Askin
 	return a.claims.Ask(ctx, me, x, n, cooling, time.Now().Add(wait+wantLinger))
 }
 
+// gaveUp is for a want that came to nothing.
+func (a *Agent) gaveUp(q *asks, block string) {
+	a.wanting.put(block, 0)
+	q.drop(block)
+}
+
 // askEnds leaves the blocks' wants to trade, which takes them back.
 func (a *Agent) askEnds(blocks []string) {
 	for _, b := range blocks {
@@ -206,13 +212,14 @@ func (a *Agent) awaitOffer(ctx context.Context, pool string, is4 bool, q *asks, 
 			if got, err = a.take(ctx, pool, block); err != nil || got {
 				return got, err
 			}
-			a.wanting.put(block, 0)
-			q.drop(block)
+			a.gaveUp(q, block)
 		}
 		select {
 		case <-rung:
 		case <-timer.C:
 			return false, nil
+		case <-a.ending:
+			return false, fmt.Errorf("%w: the agent is stopping", ipam.ErrUnavailable)
 		case <-ctx.Done():
 			return false, nil
 		}

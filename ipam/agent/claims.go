@@ -87,9 +87,9 @@ func (a *Agent) sitOut(ctx context.Context, pool string, is4 bool) error {
 		case <-timer.C:
 		case <-rung:
 		case <-ctx.Done():
-		case <-a.life.Done():
+		case <-a.ending:
 		}
-		if timer.Stop(); ctx.Err() != nil || a.life.Err() != nil {
+		if timer.Stop(); ctx.Err() != nil || closed(a.ending) {
 			return err
 		}
 	}

@@ -31,16 +31,16 @@ func (a *Agent) Decline(ctx context.Context, k ipam.Key, c ipam.Conflict) (err e
 	a.log.WarnContext(ctx, "a neighbour answers for an address that it has not from the pool; it is held back", "address", c.Address, "neighbour", c.Neighbour,
 		"pool", l.Pool, "for", a.cfg.ConflictHold.String(), "pod", l.Pod.Namespace+"/"+l.Pod.Name)
 	a.freed()
-	go a.tellConflict(l, c) //nolint:contextcheck // it outlives the call
+	go a.tellConflict(context.WithoutCancel(ctx), l, c)
 	return nil
 }
 
 // tellConflict makes the Event. The pod does not wait for it.
-func (a *Agent) tellConflict(l ipam.Lease, c ipam.Conflict) {
+func (a *Agent) tellConflict(ctx context.Context, l ipam.Lease, c ipam.Conflict) {
 	if l.Pod.Name == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(a.life, stepTimeout)
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	err := a.cfg.Client.Create(ctx, &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "railyard-", Namespace: l.Pod.Namespace},

@@ -25,6 +25,13 @@
 //   - What a call that failed may have taken is in the API with the caller's node label, so that its watch shows
 //     it: it takes it over by [Claimer.Adopt] or gives it up by [Claimer.Release].
 //
+// # Ceding
+//
+// Where every address is owned, [Claimer.Claim] says whom to ask ([FullError]). [Claimer.Ask] puts a want into a block,
+// [Claimer.Offer] is its answer, by which the owner gives addresses up, and [Claimer.Take] is how the asker becomes their
+// owner. A want decides nothing: what is taken is what no share holds in the version that the write names. Wants expire by the
+// wall clock; until then claims leave alone what was offered to another. The three may be repeated, as all calls here.
+//
 // A share names its owner's session. A node that finds a share of its own with another session ([Claimer.Adopt])
 // writes its own first and leases after: what the old session had under way then fails on the version.
 //
