@@ -52,11 +52,14 @@ type Config struct {
 	NamespaceDirs []string
 	// Now is the boot clock (CLOCK_BOOTTIME).
 	Now func() time.Duration
+	// Namespaces is what is seen of the node's network namespaces (those in NamespaceDirs and of the node's processes).
+	Namespaces Namespaces
 
 	// places are the patterns of the paths of network namespaces: NamespaceDirs and the node's processes. Tests, whose
 	// addresses anything on the machine may use, leave the processes out.
 	places []string
 	gone   func(ipam.NetNS) bool
+	inUse  func(context.Context) ([]found, error)
 }
 
 func (c *Config) complete() error {
@@ -79,6 +82,10 @@ func (c *Config) complete() error {
 	}
 	if c.places == nil {
 		c.places = places(c.NamespaceDirs)
+	}
+	c.inUse = func(ctx context.Context) ([]found, error) { return addressesInUse(ctx, c.places) }
+	if c.Namespaces != nil {
+		c.gone, c.inUse = c.Namespaces.Gone, inUseOf(c.Namespaces)
 	}
 	if c.gone == nil {
 		c.gone = func(n ipam.NetNS) bool { return goneForGood(n, c.places) }
@@ -106,12 +113,12 @@ type Agent struct {
 	claims  *claim.Claimer
 
 	// leasing is read-locked around every lease, and locked by what must not see one come in between two steps.
-	leasing sync.RWMutex
+	leasing *rwLock
 	// pools has a lock for each pool, held from the first read of a block to what the store makes of the last
 	// write: two of them at once could grant what the other one gives back.
 	pools keyedMutex
 	// claiming is read-locked around everything that writes to the API for a request, and locked by the end of Run.
-	claiming sync.RWMutex
+	claiming *rwLock
 	ended    bool // under claiming
 	// flight has one claim under way for however many requests wait for it.
 	flight singleflight.Group
@@ -161,6 +168,7 @@ func New(c Config) (*Agent, error) {
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
 		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
+		leasing: newRWLock(), claiming: newRWLock(),
 	}
 	a.claims = claim.New(c.Client, nil)
 	a.fresh.Store(a.store.Fresh())

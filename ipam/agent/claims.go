@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -192,7 +193,8 @@ func (a *Agent) settleUnheld(ctx context.Context, me ipam.Owner, pool string, he
 		return false, err
 	}
 	found := false
-	for name, b := range cached {
+	for _, name := range slices.Sorted(maps.Keys(cached)) {
+		b := cached[name]
 		if b.Pool != pool {
 			continue
 		}

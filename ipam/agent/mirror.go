@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -29,7 +31,7 @@ func (a *Agent) mirror(ctx context.Context) error {
 			dirty[b] = true
 		}
 		var errs []error
-		for b := range dirty {
+		for _, b := range slices.Sorted(maps.Keys(dirty)) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -87,7 +89,8 @@ func (a *Agent) syncPools(ctx context.Context, nodeLabels map[string]string) err
 			errs = append(errs, a.setPool(ctx, was, is))
 		}
 	}
-	for name, was := range stored {
+	for _, name := range slices.Sorted(maps.Keys(stored)) {
+		was := stored[name]
 		if there[name] {
 			continue
 		}

@@ -225,7 +225,7 @@ func (a *Agent) leaveOrphan(ctx context.Context, v view, block string) error {
 	case err != nil && !apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: read pool %s: %w", ipam.ErrUnavailable, v.block.Pool, err)
 	}
-	inUse, err := addressesInUse(ctx, a.cfg.places)
+	inUse, err := a.cfg.inUse(ctx)
 	if err != nil {
 		return err
 	}

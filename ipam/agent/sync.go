@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -150,7 +152,8 @@ func (a *Agent) syncBlocks(ctx context.Context, me ipam.Owner) error {
 	var fenced []taken
 	lost := 0
 	thorough := a.thorough()
-	for name, x := range blocks {
+	for _, name := range slices.Sorted(maps.Keys(blocks)) {
+		x := blocks[name]
 		v := view{me: me, pool: pools[x.pool], held: x.held, block: cached[name]}
 		if !thorough && v.agreed() {
 			continue

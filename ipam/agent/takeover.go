@@ -30,7 +30,7 @@ func (a *Agent) takeOver(ctx context.Context, shares []taken) error {
 	if len(shares) == 0 {
 		return nil
 	}
-	inUse, err := addressesInUse(ctx, a.cfg.places)
+	inUse, err := a.cfg.inUse(ctx)
 	if err != nil {
 		return fmt.Errorf("look for addresses in use, before any other is leased: %w", err)
 	}

@@ -42,6 +42,9 @@ type Options struct {
 	Wall func() time.Time
 	// MustExist makes Open refuse with ErrNoStore what it would otherwise create or put aside.
 	MustExist bool
+	// Hit, if not nil, is called before ("update") and after ("updated") each transaction that may write, outside of all
+	// locks; a test's may wait, or end the process.
+	Hit func(point string)
 }
 
 // SystemOptions are those of the running machine.

@@ -138,6 +138,8 @@ func (s *Store) view(do func(*tx) error) error {
 
 // update commits what do did, or nothing if it fails.
 func (s *Store) update(do func(*tx) error) error {
+	s.hit("update")
+	defer s.hit("updated")
 	dirty := map[string]bool{}
 	err := guard(func() error {
 		return s.db.Update(func(b *bbolt.Tx) error {
@@ -153,6 +155,12 @@ func (s *Store) update(do func(*tx) error) error {
 		s.mu.Unlock()
 	}
 	return err
+}
+
+func (s *Store) hit(point string) {
+	if s.options.Hit != nil {
+		s.options.Hit(point)
+	}
 }
 
 // guard makes an ipam error of whatever else do returns, and of the panics and faults by which bbolt answers a
