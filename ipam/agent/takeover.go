@@ -44,40 +44,16 @@ func (a *Agent) takeOver(ctx context.Context, shares []taken) error {
 	return errors.Join(errs...)
 }
 
-// grantAround grants t with the addresses in use leased. They are granted first and alone, and leased, so that at
-// no point in between another attachment can be given one of them.
+// grantAround grants t with the addresses in use leased, in one step: a crash must not leave them granted and free.
 func (a *Agent) grantAround(ctx context.Context, t taken, inUse []found) (int, error) {
-	leases := recoveredLeases(t, inUse)
 	a.leasing.Lock()
 	defer a.leasing.Unlock()
-	if len(leases) > 0 {
-		only := t.holding
-		only.Ranges = nil
-		for _, l := range leases {
-			only.Ranges = append(only.Ranges, iprange.Of(l.Addresses[0].Prefix.Addr()))
-		}
-		if err := a.store.Grant(only); err != nil {
-			return 0, err
-		}
-	}
-	n := 0
-	for _, l := range leases {
-		err := a.store.Restore(l)
-		if errors.Is(err, ipam.ErrInvalid) { // what the mirror remembers contradicts what is leased: go by the namespace
-			l.Key = store.RecoveredKey(l)
-			err = a.store.Restore(l)
-		}
-		if errors.Is(err, ipam.ErrTaken) {
-			continue // leased already
-		}
-		if err != nil {
-			return n, fmt.Errorf("restore %s of namespace %s: %w", l.Addresses[0].Prefix.Addr(), l.NetNS.Path, err)
-		}
-		n++
+	restored, err := a.store.GrantInUse(t.holding, recoveredLeases(t, inUse))
+	for _, l := range restored {
 		a.log.InfoContext(ctx, "address in use leased again", "address", l.Addresses[0].Prefix.Addr(), "network", l.Key.Network,
 			"containerID", l.Key.ContainerID, "ifName", l.Key.IfName, "netns", l.NetNS.Path)
 	}
-	return n, a.store.Grant(t.holding)
+	return len(restored), err
 }
 
 // recoveredLeases has one lease of one address for each address of t that is in use, under the key that the mirror

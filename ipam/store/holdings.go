@@ -5,6 +5,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -51,31 +52,68 @@ func (h Holding) check() error {
 // addresses join the front of the queue, missing ones leave it. A block that is retired stays so: Grant does
 // nothing. Granting the same again is fine.
 func (s *Store) Grant(h Holding) error {
+	_, err := s.GrantInUse(h, nil)
+	return err
+}
+
+// GrantInUse is Grant for a block of which addresses are in use already, and Restore of the leases on them, which have one
+// address each, in one transaction: nobody who comes between, or after a crash, finds an address in use free. What the key
+// of a lease contradicts is leased under RecoveredKey; what is leased already stays so. It says which were restored.
+func (s *Store) GrantInUse(h Holding, inUse []ipam.Lease) (restored []ipam.Lease, err error) {
 	h.Retired = false
 	if err := h.check(); err != nil {
+		return nil, err
+	}
+	for _, l := range inUse {
+		if err := checkRestore(l); err != nil {
+			return nil, err
+		}
+	}
+	err = s.update(func(t *tx) error {
+		if err := t.grant(h); err != nil {
+			return err
+		}
+		for _, l := range inUse {
+			err := t.restore(l)
+			if errors.Is(err, ipam.ErrInvalid) {
+				l.Key = RecoveredKey(l)
+				err = t.restore(l)
+			}
+			switch {
+			case err == nil:
+				restored = append(restored, l)
+			case !errors.Is(err, ipam.ErrTaken):
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return restored, nil
+}
+
+func (t *tx) grant(h Holding) error {
+	p, err := t.pool(h.Pool)
+	if err != nil {
 		return err
 	}
-	return s.update(func(t *tx) error {
-		p, err := t.pool(h.Pool)
-		if err != nil {
-			return err
-		}
-		if sub, ok := p.Subnet(h.Slot.Addr()); !ok || sub.Slot(h.Slot.Addr()) != h.Slot {
-			return &ipam.FieldError{Field: "holding.slot", Detail: fmt.Sprintf("%s is no slot of pool %s", h.Slot, h.Pool)}
-		}
-		was, ok, err := t.holding(h.Block)
-		if err != nil || was.Retired {
-			return err
-		}
-		is := holding{Holding: h, Since: t.now}
-		if ok {
-			is.Since = was.Since
-		}
-		if err := t.putHolding(is); err != nil {
-			return err
-		}
-		return t.queueBlock(p, is, 0)
-	})
+	if sub, ok := p.Subnet(h.Slot.Addr()); !ok || sub.Slot(h.Slot.Addr()) != h.Slot {
+		return &ipam.FieldError{Field: "holding.slot", Detail: fmt.Sprintf("%s is no slot of pool %s", h.Slot, h.Pool)}
+	}
+	was, ok, err := t.holding(h.Block)
+	if err != nil || was.Retired {
+		return err
+	}
+	is := holding{Holding: h, Since: t.now}
+	if ok {
+		is.Since = was.Since
+	}
+	if err := t.putHolding(is); err != nil {
+		return err
+	}
+	return t.queueBlock(p, is, 0)
 }
 
 // Retire makes every address of the block unleasable for good, provided that none is leased and all have been

@@ -50,6 +50,45 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// TestGrantInUse: at no transaction between is an address in use free, whatever the hook does there.
+func TestGrantInUse(t *testing.T) {
+	c := newClock()
+	o := c.options()
+	updates := 0
+	o.Hit = func(point string) {
+		if point == "update" {
+			updates++
+		}
+	}
+	s := mustOpen(t, filepath.Join(t.TempDir(), "ipam.db"), o)
+	t.Cleanup(func() {
+		if err := errors.Join(s.Check(), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	p := testPool(t, func(spec *ipam.PoolSpec) { spec.IPv6 = nil })
+	setPool(t, s, p)
+	lease := func(id int, ino uint64, a string) ipam.Lease {
+		return ipam.Lease{
+			Key: key(id), Pool: p.Name, NetNS: ipam.NetNS{Path: "/run/netns/x", Dev: 4, Ino: ino, AnchorDev: 1, AnchorIno: 1},
+			Addresses: []ipam.Address{{Prefix: netip.PrefixFrom(mustAddr(a), 32)}},
+		}
+	}
+	h := slotHolding(t, p, mustAddr("10.20.0.16"))
+	updates = 0
+	// The second contradicts the key of the first, the third is found twice, and the last is not this node's.
+	got, err := s.GrantInUse(h, []ipam.Lease{lease(1, 7, "10.20.0.17"), lease(1, 8, "10.20.0.18"), lease(2, 9, "10.20.0.17"), lease(3, 9, "10.20.0.99")})
+	if err != nil || len(got) != 2 || got[1].Key != RecoveredKey(lease(1, 8, "10.20.0.18")) {
+		t.Errorf("restored %+v, %v; want the first two, the second under the key of its namespace", got, err)
+	}
+	if updates != 1 {
+		t.Errorf("%d transactions, want one", updates)
+	}
+	if stats, err := s.Stats(); err != nil || stats[0].Leased != 2 || stats[0].Free != 14 {
+		t.Errorf("Stats: %+v, %v; want 2 leased and the other 14 free", stats, err)
+	}
+}
+
 // A remembered key may be that of an attachment which is gone, and whose address another one got meanwhile. So it
 // frees nothing, and gives nothing to another namespace, until a Lease for the same namespace proves it.
 func TestRestoredKeyIsHearsay(t *testing.T) {

@@ -32,6 +32,13 @@ func sameNetNS(a, b ipam.NetNS) bool { return a.Dev == b.Dev && a.Ino == b.Ino }
 // that key names the same namespace, releasing it leaves the addresses to the namespace, under RecoveredKey, and
 // leasing under it for another namespace gives others.
 func (s *Store) Restore(l ipam.Lease) error {
+	if err := checkRestore(l); err != nil {
+		return err
+	}
+	return s.update(func(t *tx) error { return t.restore(l) })
+}
+
+func checkRestore(l ipam.Lease) error {
 	req := ipam.Request{Key: l.Key, Pool: l.Pool, NetNS: l.NetNS, Pod: l.Pod}
 	if err := req.Validate(); err != nil {
 		return err
@@ -39,35 +46,37 @@ func (s *Store) Restore(l ipam.Lease) error {
 	if len(l.Addresses) == 0 {
 		return &ipam.FieldError{Field: "addresses", Detail: "are none: a lease holds at least one"}
 	}
-	return s.update(func(t *tx) error {
-		p, err := t.pool(l.Pool)
-		if err != nil {
+	return nil
+}
+
+func (t *tx) restore(l ipam.Lease) error {
+	p, err := t.pool(l.Pool)
+	if err != nil {
+		return err
+	}
+	rec, ok, err := t.lease(leaseKey(l.Key))
+	if err != nil {
+		return err
+	}
+	if ok && rec.Pool != l.Pool {
+		return &ipam.FieldError{Field: "pool", Detail: fmt.Sprintf("%s, but the key holds a lease of %s", l.Pool, rec.Pool)}
+	}
+	if ok && !sameNetNS(rec.NetNS, l.NetNS) {
+		return &ipam.FieldError{Field: "netns", Detail: fmt.Sprintf("is %s, but the key holds a lease of %s", l.NetNS.Path, rec.NetNS.Path)}
+	}
+	if !ok {
+		rec = record{Lease: l, Hearsay: l.NetNS != (ipam.NetNS{}) && l.Key != RecoveredKey(l)}
+		rec.Addresses, rec.Routes = nil, p.Routes
+		if rec.Since.IsZero() {
+			rec.Since = t.s.options.Wall().UTC().Round(0)
+		}
+	}
+	for _, a := range l.Addresses {
+		if err := t.restoreAddr(p, &rec, a.Prefix.Addr()); err != nil {
 			return err
 		}
-		rec, ok, err := t.lease(leaseKey(l.Key))
-		if err != nil {
-			return err
-		}
-		if ok && rec.Pool != l.Pool {
-			return &ipam.FieldError{Field: "pool", Detail: fmt.Sprintf("%s, but the key holds a lease of %s", l.Pool, rec.Pool)}
-		}
-		if ok && !sameNetNS(rec.NetNS, l.NetNS) {
-			return &ipam.FieldError{Field: "netns", Detail: fmt.Sprintf("is %s, but the key holds a lease of %s", l.NetNS.Path, rec.NetNS.Path)}
-		}
-		if !ok {
-			rec = record{Lease: l, Hearsay: l.NetNS != (ipam.NetNS{}) && l.Key != RecoveredKey(l)}
-			rec.Addresses, rec.Routes = nil, p.Routes
-			if rec.Since.IsZero() {
-				rec.Since = s.options.Wall().UTC().Round(0)
-			}
-		}
-		for _, a := range l.Addresses {
-			if err := t.restoreAddr(p, &rec, a.Prefix.Addr()); err != nil {
-				return err
-			}
-		}
-		return t.putLease(rec)
-	})
+	}
+	return t.putLease(rec)
 }
 
 func (t *tx) restoreAddr(p ipam.Pool, rec *record, a netip.Addr) error {
