@@ -189,10 +189,18 @@ func (a *Agent) open() error {
 	return nil
 }
 
-// cachedBlocks are the blocks of this node that the watch shows, by name, as far as they are wanted.
+// cachedBlocks are the blocks of this node that the watch shows, by name, as far as they are wanted. While the store is fresh, they
+// are what the API server itself says: the first list of a watch may be older than this boot, and lack a block whose addresses
+// live pods use.
 func (a *Agent) cachedBlocks(ctx context.Context, wanted func(name string) bool) (map[string]*ipam.Block, error) {
 	var list v1alpha1.IPBlockList
-	if err := a.cfg.Cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil { // only read, and in here
+	var err error
+	if a.fresh.Load() {
+		err = a.cfg.Client.List(ctx, &list, client.MatchingLabels{v1alpha1.NodeLabel(a.cfg.Node): ""})
+	} else {
+		err = a.cfg.Cache.List(ctx, &list, client.UnsafeDisableDeepCopy) // only read, and in here
+	}
+	if err != nil {
 		return nil, fmt.Errorf("list blocks: %w", err)
 	}
 	out := map[string]*ipam.Block{}
