@@ -55,6 +55,10 @@ type Stats struct {
 	Steps, Leases, Refused, Lost, Checks int
 }
 
+func (s *Stats) add(x Stats) {
+	s.Steps, s.Leases, s.Refused, s.Lost, s.Checks = s.Steps+x.Steps, s.Leases+x.Leases, s.Refused+x.Refused, s.Lost+x.Lost, s.Checks+x.Checks
+}
+
 // Result is how a run ended.
 type Result struct {
 	Err   error
