@@ -32,6 +32,7 @@ func (w *world) act(a Action) {
 		}
 	case Stop:
 		if n.agent != nil {
+			n.ending = true
 			n.stop()
 		}
 		w.at(w.now()+while/4, n.name+" start", n.start)

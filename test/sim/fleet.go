@@ -131,7 +131,7 @@ func startWorker(binary string, env ...string) (*worker, error) {
 	}
 	_ = os.Remove(errs.Name())
 	w := &worker{cmd: exec.Command(binary, "-test.run=^TestWork$", "-test.timeout=0"), errs: errs}
-	w.cmd.Env = append(os.Environ(), workerEnv+"=1", "GODEBUG="+workerDebug, "GOMAXPROCS=1")
+	w.cmd.Env = append(os.Environ(), workerEnv+"=1", "GODEBUG="+workerDebug, "GOMAXPROCS=1", "GOGC=400")
 	w.cmd.Env = append(w.cmd.Env, env...)
 	w.cmd.Stderr = errs
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}

@@ -38,6 +38,7 @@ type node struct {
 	direct  atomic.Int32 // calls at work on the store without an agent
 	fuse    int          // steps until the agent dies; 0: it lives
 	down    bool
+	ending  bool // the agent has been asked to end
 
 	boot   int
 	booted time.Duration // virtual time
@@ -106,7 +107,13 @@ func (n *node) burn(where string) bool {
 
 // start begins an agent's process, unless there is one.
 func (n *node) start() {
-	if !n.down || n.w.closing {
+	switch {
+	case n.w.closing:
+		return
+	case n.ending: // once it has ended
+		n.w.at(n.w.now()+100*time.Millisecond, n.name+" start", n.start)
+		return
+	case !n.down:
 		return
 	}
 	n.life++
@@ -151,7 +158,7 @@ func (n *node) serve(ctx context.Context, life int, cache *watches) error {
 	err = a.Run(ctx)
 	if life == n.life { // it was asked to end
 		n.life++
-		n.agent, n.store, n.down = nil, nil, true
+		n.agent, n.store, n.down, n.ending = nil, nil, true, false
 		err = errors.Join(err, s.Close())
 	}
 	return err
@@ -163,7 +170,7 @@ func (n *node) crash() {
 		return // it is down, or about to open the store: then it dies later
 	}
 	n.life++
-	n.fuse, n.down = 0, true
+	n.fuse, n.down, n.ending = 0, true, false
 	n.stop()
 	if err := n.store.Close(); err != nil {
 		n.w.fail(fmt.Errorf("close the store of %s: %w", n.name, err))

@@ -174,19 +174,20 @@ func parse(text string) (Range, error) {
 	return Range{a, a}, err
 }
 
+func (n Node) holds(a netip.Addr) bool {
+	return slices.ContainsFunc(n.Holdings, func(h Holding) bool { return !h.Retired && contains(h.Ranges, a) })
+}
+
 // node: it leases only what the API says is its own, in its session; and its numbers add up.
 func (k *checker) node(n Node) {
 	leased := map[netip.Addr]bool{}
-	held := func(a netip.Addr) bool {
-		return slices.ContainsFunc(n.Holdings, func(h Holding) bool { return !h.Retired && contains(h.Ranges, a) })
-	}
 	for _, l := range n.Leases {
 		for _, a := range l.Addrs {
 			if leased[a] {
 				k.failf(3, "node %s has two leases of %s", n.Name, a)
 			}
 			leased[a] = true
-			if !held(a) && !k.excused(a) {
+			if !n.holds(a) && !k.excused(a) {
 				k.failf(2, "node %s has leased %s to %s, and does not hold it", n.Name, a, l.Key)
 			}
 		}
@@ -249,8 +250,8 @@ func (k *checker) pods() {
 			ok := slices.ContainsFunc(k.Nodes[i].Leases, func(l Lease) bool {
 				return slices.Contains(l.Addrs, a) && (l.Key == p.Key || p.Found && l.NetNS == p.NetNS)
 			})
-			if s, owned := k.owner[a]; p.Found && owned && s.Node == p.Node && s.Session != k.Nodes[i].Session {
-				ok = true // the share is of an identity that the node has lost: nobody leases from it
+			if s, owned := k.owner[a]; p.Found && owned && s.Node == p.Node && !k.Nodes[i].holds(a) {
+				ok = true // the node has yet to take its share over, or cannot: until then nobody leases from it
 			}
 			if !ok && !k.excused(a) {
 				k.failf(4, "%s was answered to %s, and the store of node %s has no such lease", a, p.Key, p.Node)
