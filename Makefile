@@ -23,6 +23,12 @@ FUZZTIME ?= 20s
 BENCHFLAGS ?=
 DEMOFLAGS ?=
 KEEP ?=
+# make sim SEEDS=10000 FIRST=0 is a night's work; make sim SEED=7 ACTIONS=3,9 repeats what failed.
+SEEDS ?= 500
+FIRST ?= 0
+SEED ?=
+ACTIONS ?=
+CALM ?=
 
 with_tools = RAILYARD_TOOLS="$(TOOLS)" RAILYARD_BIN="$(BIN)" PATH="$(TOOLS):$$PATH"
 need = test/tools/tools.sh build
@@ -35,7 +41,7 @@ help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@printf '\nVariables: PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, RAILYARD_TOOLS=folder\n'
+	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, RAILYARD_TOOLS=folder\n'
 
 .PHONY: build
 build: ## Build our programs into bin/, static
@@ -55,6 +61,13 @@ test-vm: ## Run tests in emulated machines with RDMA and SR-IOV; VM=7.3-shared p
 	go vet -tags vm ./test/vm/...
 	@mkdir -p build/test
 	@$(if $(filter-out 0,$(VMSHELL)),go run ./test/vm -shell -vm "$(VM)",go run ./test/vm -vm "$(VM)" $(TESTFLAGS) $(PKG) | tee build/test/events-vm.json | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing-vm.txt)
+
+.PHONY: sim
+sim: ## Run SEEDS simulated clusters under faults; SEED=n repeats one, and shows what happened
+	@mkdir -p build/sim
+	go test -c -o build/sim/sim.test ./test/sim
+	cd test/sim && ../../build/sim/sim.test -test.run='^TestSeeds$$' -test.timeout=0 -seeds=$(SEEDS) -first=$(FIRST) \
+	  $(if $(SEED),-seed=$(SEED)) $(if $(ACTIONS),-actions=$(ACTIONS)) $(if $(filter-out 0,$(CALM)),-calm)
 
 .PHONY: demo
 demo: deps build ## Three nodes, the real Multus, pods that ping each other; KEEP=1 leaves it running

@@ -41,6 +41,7 @@ func (w *world) act(a Action) {
 		w.at(w.now()+while/2, n.name+" start", n.start)
 	case Wipe:
 		n.wipe()
+		n.fuse = a.B % 3 / 2 * (1 + a.B%24) // some die once more in the middle of their recovery
 		w.at(w.now()+while/2, n.name+" start", n.start)
 	case Cut:
 		n.cutUntil = w.now() + while

@@ -41,10 +41,11 @@ var mutants = map[string]mutant{
 		within: 20,
 	},
 	"ignore-session": {
-		what:   "a share of the node's name is taken for this store's, whatever session wrote it",
-		file:   "ipam/agent/plan.go",
-		old:    "	case s.Session != v.me.Session:\n		return fence",
-		new:    "	case s.Session != v.me.Session && !broken(`ignore-session`):\n		return fence",
+		what: "a share of an earlier store is leased from before this one's session is in it",
+		file: "ipam/agent/settle.go",
+		old:  "	b, err := a.claims.Adopt(ctx, v.me, obj.Name)\n	if err != nil {\n		return taken{}, err\n	}\n	t :=",
+		new: "	adopt := a.claims.Adopt\n	if broken(`ignore-session`) {\n		adopt = func(context.Context, ipam.Owner, string) (ipam.Block, error) { return obj.Block() }\n	}\n" +
+			"	b, err := adopt(ctx, v.me, obj.Name)\n	if err != nil {\n		return taken{}, err\n	}\n	t :=",
 		within: 40,
 	},
 	"no-look-at-recovery": {
@@ -62,13 +63,6 @@ var mutants = map[string]mutant{
 			"				_ = a.store.End(x.Key, x.NetNS)\n			}\n		}\n	}\n	if err := a.store.End(l.Key, l.NetNS); err != nil {",
 		within: 40,
 	},
-	"gc-looks-once": {
-		what:   "the collector does not look again at a namespace under the lock before it ends the lease, nor at what the lease is for by now",
-		file:   "ipam/agent/collect.go",
-		old:    "	if err != nil || now.NetNS != l.NetNS || !gone(l.NetNS) {\n		return ignoreNotFound(err)\n	}",
-		new:    "	if broken(`gc-looks-once`) {\n		l = now\n	} else if err != nil || now.NetNS != l.NetNS || !gone(l.NetNS) {\n		return ignoreNotFound(err)\n	}",
-		within: 2000,
-	},
 	"no-retire-mark": {
 		what: "an empty block is given back to the API before the store has marked it as retired",
 		file: "ipam/agent/stock.go",
@@ -77,12 +71,12 @@ var mutants = map[string]mutant{
 			"				retired, err := a.store.Retire(block, minIdle)\n",
 		within: 20,
 	},
-	"forget-before-release": {
-		what:   "a retired block is forgotten although the API has not said that the share is gone",
-		file:   "ipam/agent/settle.go",
-		old:    "	if err := a.claims.Release(ctx, me, block); err != nil {\n		return err\n	}\n	if err := a.store.Forget(block); err != nil {",
-		new:    "	if err := a.claims.Release(ctx, me, block); err != nil && !broken(`forget-before-release`) {\n		return err\n	}\n	if err := a.store.Forget(block); err != nil {",
-		within: 400,
+	"stale-list": {
+		what:   "a fresh store believes the first list of the watch",
+		file:   "ipam/agent/sync.go",
+		old:    "	if a.fresh.Load() {\n		err = a.cfg.Client.List",
+		new:    "	if a.fresh.Load() && !broken(`stale-list`) {\n		err = a.cfg.Client.List",
+		within: 150,
 	},
 	"grant-without-answer": {
 		what:   "a claim whose write failed is granted as if it had been acknowledged",
@@ -98,7 +92,7 @@ var mutants = map[string]mutant{
 		new: "	err := c.api.Update(ctx, next)\n	for apierrors.IsConflict(err) && broken(`update-without-version`) {\n		var is v1alpha1.IPBlock\n" +
 			"		if err := c.api.Get(ctx, client.ObjectKeyFromObject(next), &is); err != nil {\n			return ipam.Block{}, again, err\n		}\n		next.ResourceVersion, next.UID = is.ResourceVersion, is.UID\n" +
 			"		err = c.api.Update(ctx, next)\n	}\n	return answer(next, err)",
-		within: 400,
+		within: 150,
 	},
 	"delete-without-precondition": {
 		what: "a block is deleted by its name",
@@ -106,21 +100,21 @@ var mutants = map[string]mutant{
 		old:  "		err := c.api.Delete(ctx, obj, client.Preconditions{UID: &obj.UID, ResourceVersion: &obj.ResourceVersion})",
 		new: "		pre := client.Preconditions{UID: &obj.UID, ResourceVersion: &obj.ResourceVersion}\n		if broken(`delete-without-precondition`) {\n			pre = client.Preconditions{}\n		}\n" +
 			"		err := c.api.Delete(ctx, obj, pre)",
-		within: 400,
+		within: 150,
 	},
 	"trust-the-watch": {
 		what:   "what the watch cache says of a block is acted on without a live read",
 		file:   "ipam/agent/settle.go",
 		old:    "	switch err := a.cfg.Client.Get(ctx, types.NamespacedName{Name: block}, &obj); {",
 		new:    "	get := a.cfg.Client.Get\n	if broken(`trust-the-watch`) {\n		get = a.cfg.Cache.Get\n	}\n	switch err := get(ctx, types.NamespacedName{Name: block}, &obj); {",
-		within: 400,
+		within: 150,
 	},
 	"grow-on-a-read": {
 		what:   "what a read shows beyond the holding is granted, though its return may be under way",
 		file:   "ipam/agent/plan.go",
 		old:    "	case len(spare) > 0:\n		return shed",
 		new:    "	case len(spare) > 0 && !broken(`grow-on-a-read`):\n		return shed",
-		within: 1000,
+		within: 150,
 	},
 	"two-answers": {
 		what:   "ADD repeated under its key leases again",
