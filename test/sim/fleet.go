@@ -60,6 +60,9 @@ func (j Job) Command() string {
 		for _, n := range j.Keep {
 			list = append(list, fmt.Sprint(n))
 		}
+		if len(list) == 0 {
+			list = []string{"-1"} // none
+		}
 		cmd += " ACTIONS=" + strings.Join(list, ",")
 	}
 	if j.Calm {

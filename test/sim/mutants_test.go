@@ -157,6 +157,26 @@ func TestMutants(t *testing.T) {
 			t.Logf("caught by seed %d, the %d., after %v: %s", caught.Seed, n, time.Since(began).Round(time.Millisecond), first)
 		})
 	}
+	t.Run("shrunk", func(t *testing.T) {
+		shrinks(t, Fleet{Binary: broken, Env: []string{mutantEnv + "=two-answers"}, Workers: 1})
+	})
+}
+
+// shrinks: what is left of a plan that fails is little, and fails again in the same way, step by step.
+func shrinks(t *testing.T, f Fleet) {
+	var r Report
+	if err := f.Run(t.Context(), 0, 20, func(x Report) bool { r = x; return r.Failure != "" }); err != nil || r.Failure == "" {
+		t.Fatalf("no seed fails (%v)", err)
+	}
+	small := f.Shrink(t.Context(), r)
+	if len(small.Keep) == 0 || len(small.Keep) > 6 || !small.Calm {
+		t.Errorf("of %d actions %d are left, and the faults: %v; want a few, and no faults", len(r.Plan().Actions), len(small.Keep), !small.Calm)
+	}
+	again, err := f.Do(small.Job)
+	if err != nil || again.Sum != small.Sum || again.Failure != small.Failure {
+		t.Errorf("again it is %x: %s (%v); want %x: %s", again.Sum, again.Failure, err, small.Sum, small.Failure)
+	}
+	t.Logf("%s: %s", small.Command(), small.Failure)
 }
 
 // buildBroken makes a test binary that is whichever mutant its environment names, and says where it is.

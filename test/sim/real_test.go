@@ -74,7 +74,9 @@ func (o *outside) UpdateStatus(x client.Object) error {
 }
 
 func (o *outside) Delete(x client.Object, pre *metav1.Preconditions) error {
-	return o.do(func(ctx context.Context) error { return o.Client.Delete(ctx, x, &client.DeleteOptions{Preconditions: pre}) })
+	return o.do(func(ctx context.Context) error {
+		return o.Client.Delete(ctx, x, &client.DeleteOptions{Preconditions: pre})
+	})
 }
 
 // whole makes a Node of its metadata, which alone no server takes.

@@ -97,7 +97,7 @@ func (c *watches) later(k *watch) {
 	}
 	again, few, behind := r.IntN(10) == 0, r.IntN(3) > 0, 0
 	if r.IntN(3) == 0 {
-		behind = r.IntN(6)
+		behind = r.IntN(16)
 	}
 	w.at(w.now()+wait, key, func() {
 		k.due = false
