@@ -131,7 +131,11 @@ func (s *apiServer) pool(t testing.TB, change func(*v1alpha1.IPPoolSpec)) string
 	if err := s.admin.Create(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = client.IgnoreNotFound(s.admin.Delete(context.Background(), p)) })
+	t.Cleanup(func() { // its agents have stopped; what they leave would be in the way of the pool's next life
+		ctx := context.Background()
+		_ = s.admin.DeleteAllOf(ctx, &v1alpha1.IPBlock{}, client.MatchingLabels{v1alpha1.LabelPool: p.Name})
+		_ = client.IgnoreNotFound(s.admin.Delete(ctx, p))
+	})
 	s.accept(t, p.Name)
 	return p.Name
 }
