@@ -67,6 +67,7 @@ func (a *Agent) mirrorBlock(ctx context.Context, block string) error {
 			return err
 		}
 		live = true // after a conflict
+		obj.ForgetStrangers()
 		obj.Status.SetNode(usage, leases)
 		return a.cfg.Client.Status().Update(ctx, &obj)
 	})

@@ -197,3 +197,14 @@ func TestSetNode(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+func TestForgetStrangers(t *testing.T) {
+	o := v1alpha1.IPBlock{Spec: v1alpha1.IPBlockSpec{Shares: []v1alpha1.Share{{Node: "a"}}}}
+	o.Status.SetNode(v1alpha1.NodeUsage{Node: "a", Leased: 1, Free: 3}, []v1alpha1.BlockLease{{Address: "10.0.0.1", Node: "a"}})
+	o.Status.SetNode(v1alpha1.NodeUsage{Node: "b", Leased: 1, Free: 5}, []v1alpha1.BlockLease{{Address: "10.0.0.2", Node: "b"}})
+	o.ForgetStrangers()
+	o.Status.SetNode(v1alpha1.NodeUsage{Node: "a", Leased: 1, Free: 2}, []v1alpha1.BlockLease{{Address: "10.0.0.1", Node: "a"}})
+	if s := o.Status; len(s.Nodes) != 1 || len(s.Leases) != 1 || s.Free != 2 || s.Leased != 1 {
+		t.Errorf("got %+v", s)
+	}
+}

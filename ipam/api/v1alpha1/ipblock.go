@@ -116,6 +116,15 @@ func (b *IPBlock) SetShares(from ipam.Block) {
 	b.Labels = l
 }
 
+// ForgetStrangers drops from the mirror what nodes say that have no share any more: they do not come back for it.
+func (b *IPBlock) ForgetStrangers() {
+	stranger := func(node string) bool {
+		return !slices.ContainsFunc(b.Spec.Shares, func(s Share) bool { return s.Node == node })
+	}
+	b.Status.Leases = slices.DeleteFunc(b.Status.Leases, func(l BlockLease) bool { return stranger(l.Node) })
+	b.Status.Nodes = slices.DeleteFunc(b.Status.Nodes, func(n NodeUsage) bool { return stranger(n.Node) })
+}
+
 // SetNode makes u and leases what the mirror says about node u.Node, and corrects the sums. A node without leases
 // and figures is left out. Leases are kept by address; the later of two nodes' words on one address is kept.
 func (s *IPBlockStatus) SetNode(u NodeUsage, leases []BlockLease) {
