@@ -63,8 +63,8 @@ func (o Owner) Asks(w Want) bool {
 	return w.Node == o.Node && w.NodeUID == o.NodeUID && w.Session == o.Session
 }
 
-// Check refuses a block whose name, slot and shares contradict each other: invariant 1 within one object. Wants cannot be wrong: where they contradict the shares, the
-// shares hold.
+// Check refuses a block whose name, slot and shares contradict each other: invariant 1 within one object. Wants are not
+// looked at: where they contradict the shares, the shares hold.
 func (b Block) Check() error {
 	if want := BlockName(b.Pool, b.Slot); b.Name != want {
 		return fmt.Errorf("%w: block %s of slot %s must be named %s", ErrInvalid, b.Name, b.Slot, want)

@@ -38,12 +38,12 @@
 //
 // # Ceding
 //
-// A request for addresses is a want in the block that holds them, for one of its sharers. That one withdraws free addresses
-// from its store, which never leases them again, and then takes them out of its share, with a word in the want for whom
-// that is. The asker, whose watch shows it, takes into its own share what nobody owns there. So each node writes its own share only,
-// and leases only what its own write was acknowledged to have made its own; a want and its answer give nothing. What was withdrawn and
-// could not be offered is shed. docs/design/0005-ceding.md has the states, and every crash and race; the tests
-// of this package explore them all on a small cluster.
+// A request for addresses is a want in the block that holds them, for one of its sharers. That one withdraws free
+// addresses from its store, which never leases them again, and then takes them out of its share, with a word in the
+// want for whom that is. The asker, whose watch shows it, takes into its own share what nobody owns there. So each node
+// writes its own share only, and leases only what its own write was acknowledged to have made its own; a want and its
+// answer give nothing. What was withdrawn and could not be offered is shed. docs/design/0005-ceding.md has the states,
+// and every crash and race; the tests of this package explore them all on small clusters.
 //
 // Every step may be repeated, and a process that dies between two of them leaves a state from which sync goes on.
 package agent

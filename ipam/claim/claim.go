@@ -38,7 +38,8 @@ func New(c client.Client, live client.Reader) *Claimer {
 // are the names of the blocks of the pool that o leases from already; without them Claim may answer with one of
 // these.
 //
-// ErrPoolFull: every leasable address is owned, or offered to somebody; a *FullError says who may have room. ErrPoolClosed: pool.Closed says so, or a ForeignError.
+// ErrPoolFull: every leasable address is owned, or offered to somebody; a *FullError says who may have room.
+// ErrPoolClosed: pool.Closed says so, or a ForeignError.
 func (c *Claimer) Claim(ctx context.Context, o ipam.Owner, pool ipam.Pool, is4 bool, held ...string) (ipam.Block, error) {
 	s, err := claimable(pool, is4)
 	if err != nil {
