@@ -36,7 +36,7 @@ func New(c client.Client, live client.Reader) *Claimer {
 // Claim makes o the owner of addresses of the pool's IPv4 or else IPv6 subnet that it did not own before, and
 // returns the block with its shares (see Mine): a new block, or a larger or another share in one that exists. Held
 // are the names of the blocks of the pool that o leases from already; without them Claim may answer with one of
-// these.
+// these. A block in which o has a share of an earlier session is left to Adopt.
 //
 // ErrPoolFull: every leasable address is owned, or offered to somebody; a *FullError says who may have room.
 // ErrPoolClosed: pool.Closed says so, or a ForeignError.
@@ -159,7 +159,8 @@ func (c *Claimer) ClaimStatic(ctx context.Context, o ipam.Owner, pool ipam.Pool,
 
 // Reclaim makes o the owner of exactly these addresses of a block, in addition to what it owns there, and makes
 // the block if there is none: for addresses that are in use although somebody deleted their block. Of b the shares
-// are not looked at. ErrTaken: another node owns one of them.
+// are not looked at. ErrTaken: another node owns one of them. ErrUnavailable: among others, o has a share of an earlier
+// session in the block, see Adopt.
 func (c *Claimer) Reclaim(ctx context.Context, o ipam.Owner, b ipam.Block, ranges []iprange.Range) (ipam.Block, error) {
 	b.Shares = nil
 	return c.settle(ctx, b.Name, source{absent: true}, func(cur *view) (ipam.Block, error) {
@@ -170,6 +171,8 @@ func (c *Claimer) Reclaim(ctx context.Context, o ipam.Owner, b ipam.Block, range
 			return ipam.Block{}, &ForeignError{b.Name, b.Pool, b.PoolUID, cur.PoolUID}
 		case cur.dying:
 			return ipam.Block{}, fmt.Errorf("%w: block %s is being deleted", ipam.ErrUnavailable, b.Name)
+		case earlier(o, cur.Block):
+			return ipam.Block{}, fmt.Errorf("%w: block %s has a share of an earlier session of node %s, which is to be adopted first", ipam.ErrUnavailable, b.Name, o.Node)
 		}
 		if s, ok := rival(cur.Block, o, ranges); ok {
 			return ipam.Block{}, fmt.Errorf("%w: %v of block %s is owned by node %s", ipam.ErrTaken, s.Ranges, b.Name, s.Node)

@@ -147,11 +147,17 @@ func TestFence(t *testing.T) {
 	if err := stalled.Release(ctx, old, name); err != nil || len(blocksOf(t, pool)) != 1 {
 		t.Errorf("the old session releases what is not its own: %v, left %v", err, blocksOf(t, pool))
 	}
-	// A claim takes over a share of its own under another session, fencing it.
+	// A claim leaves a share of an earlier session alone: pods may use its addresses, so it is adopted first.
 	again := renamed
 	again.Session = "third"
-	if b, err = c.Claim(ctx, again, pool, true); err != nil || text(b) != "node-1/another/third [10.0.0.1-10.0.0.14]" {
-		t.Errorf("claim: %s, %v", text(b), err)
+	if b, err = c.Claim(ctx, again, pool, true); !errors.Is(err, ipam.ErrPoolFull) {
+		t.Errorf("claim beside a share of an earlier session: %s, %v; want %v", text(b), err, ipam.ErrPoolFull)
+	}
+	if b, err = c.Reclaim(ctx, again, blocksOf(t, pool)[name], rs("10.0.0.1")); !errors.Is(err, ipam.ErrUnavailable) {
+		t.Errorf("reclaim: %s, %v; want %v", text(b), err, ipam.ErrUnavailable)
+	}
+	if b, err = c.Adopt(ctx, again, name); err != nil || text(b) != "node-1/another/third [10.0.0.1-10.0.0.14]" {
+		t.Errorf("adopt: %s, %v", text(b), err)
 	}
 }
 

@@ -174,6 +174,9 @@ func candidates(o ipam.Owner, pool ipam.Pool, w walk, objects []v1alpha1.IPBlock
 		if b.Slot.Addr().Is4() != w.subnet.Is4() {
 			continue
 		}
+		if earlier(o, b) {
+			continue
+		}
 		c := candidate{b.Slot, obj}
 		leasable := w.subnet.LeasableIn(b.Slot)
 		if m, ok := Mine(o, b); ok && !held[b.Name] && overlap(m.Ranges, leasable) {
@@ -191,6 +194,12 @@ func candidates(o ipam.Owner, pool ipam.Pool, w walk, objects []v1alpha1.IPBlock
 		out = append(out, p.candidate)
 	}
 	return out, nil
+}
+
+// earlier says that o has a share of an earlier session in b. Whoever uses its addresses has to be looked for before any of
+// them is leased, so it is for Adopt, and no claim enters the block before.
+func earlier(o ipam.Owner, b ipam.Block) bool {
+	return slices.ContainsFunc(b.Shares, func(s ipam.Share) bool { return o.Owns(s) && s.Session != o.Session })
 }
 
 func overlap(a, b []iprange.Range) bool {
@@ -212,7 +221,7 @@ func enter(o ipam.Owner, pool ipam.Pool, s ipam.Subnet, slot netip.Prefix, held 
 		free := cur.Free(o, leasable, cur.now)
 		mine, _ := Mine(o, cur.Block)
 		own := !held && overlap(mine.Ranges, leasable)
-		if cur.dying || !own && (len(free) == 0 || Count(free) < room) {
+		if cur.dying || earlier(o, cur.Block) || !own && (len(free) == 0 || Count(free) < room) {
 			return ipam.Block{}, errSlotTaken
 		}
 		return WithTaken(cur.Block, o, free, cur.now), nil
