@@ -246,7 +246,7 @@ func (i informer) AddEventHandler(h toolscache.ResourceEventHandler) (toolscache
 	i.c.mu.Lock()
 	defer i.c.mu.Unlock()
 	i.k.to = append(i.k.to, h)
-	return nil, nil //nolint:nilnil // nobody asks whether a handler has been told everything
+	return nil, nil // nobody asks whether a handler has been told everything
 }
 
 func closed(c chan struct{}) bool {
