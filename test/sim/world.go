@@ -316,7 +316,8 @@ func (w *world) addPool(i int, p PoolPlan) {
 	pool := &v1alpha1.IPPool{}
 	pool.Name = fmt.Sprintf("rail%d", i)
 	zero := int32(p.Cooldown)
-	pool.Spec = v1alpha1.IPPoolSpec{CooldownSeconds: &zero, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{railLabel: "true"}}}
+	no := false // so that in the end nothing is owned
+	pool.Spec = v1alpha1.IPPoolSpec{CooldownSeconds: &zero, Watermarks: &v1alpha1.Watermarks{KeepLast: &no}, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{railLabel: "true"}}}
 	if p.V4 {
 		pool.Spec.IPv4 = subnet(fmt.Sprintf("10.%d.0.0/%d", i, 32-p.Bits), p)
 		if p.Reserved {
