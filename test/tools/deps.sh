@@ -2,7 +2,8 @@
 # Copyright The Railyard Authors
 # SPDX-License-Identifier: Apache-2.0
 
-# Installs the Debian packages that tests and demo need and that are not there. With nothing missing it needs neither root nor network.
+# Installs the Debian packages that tests and demo need and that are not there; with "cluster" as its argument, those that whole machines
+# need too. With nothing missing it needs neither root nor network.
 set -euo pipefail
 
 command -v go >/dev/null || {
@@ -17,6 +18,9 @@ need unshare util-linux
 need flock util-linux
 need mount mount
 need /etc/ssl/certs/ca-certificates.crt ca-certificates # Go loads modules over TLS
+if [ "${1:-}" = cluster ]; then
+	need runc runc # is C in part, so it is not built as the tools are
+fi
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" != 0 ]; then

@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command kube is the control plane of the tests in one static binary: etcd, kube-apiserver and kubectl,
-// chosen by the first argument or by the name it is called under. One binary links the shared packages once;
-// controller-manager, scheduler and kubelet join by a case each.
+// chosen by the first argument or by the name it is called under. One binary links the shared packages once.
 package main
 
 import (
