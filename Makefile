@@ -29,9 +29,12 @@ FIRST ?= 0
 SEED ?=
 ACTIONS ?=
 CALM ?=
+NODES ?= 2
 
 with_tools = RAILYARD_TOOLS="$(TOOLS)" RAILYARD_BIN="$(BIN)" PATH="$(TOOLS):$$PATH"
 need = test/tools/tools.sh build
+# Not by go run: the machines of a cluster start the command again, long after.
+build_e2e = mkdir -p build/e2e && CGO_ENABLED=0 go build -trimpath -o build/e2e/ ./test/e2e/cluster ./test/cluster/pod
 as_root = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root: it makes network namespaces" >&2; exit 1; }
 
 ##@ Everyday
@@ -41,7 +44,7 @@ help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, RAILYARD_TOOLS=folder\n'
+	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, NODES, RAILYARD_TOOLS=folder\n'
 
 .PHONY: build
 build: ## Build our programs into bin/, static
@@ -79,6 +82,20 @@ demo: deps build ## Three nodes, the real Multus, pods that ping each other; KEE
 demo-down: ## End what make demo KEEP=1 left running
 	@$(as_root)
 	$(with_tools) go run ./test/cluster/demo down $(DEMOFLAGS)
+
+.PHONY: cluster
+cluster: build ## Start a Kubernetes cluster of whole machines with Railyard on it; NODES=3 for three
+	@$(as_root)
+	@test/tools/deps.sh cluster
+	@$(need) kube multus cni kubenode containerd multus-image
+	@$(build_e2e)
+	$(with_tools) build/e2e/cluster up --nodes=$(NODES)
+
+.PHONY: cluster-down
+cluster-down: ## End what make cluster started, and take every trace of it away
+	@$(as_root)
+	@$(build_e2e)
+	$(with_tools) build/e2e/cluster down
 
 ##@ Before a change goes in
 

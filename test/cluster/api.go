@@ -35,15 +35,21 @@ type APIOptions struct {
 	Log *slog.Logger
 	// Flags are added to those of kube-apiserver, and win over them.
 	Flags []string
+	// LAN, if it is not nil, is where the API server is, for a cluster with kubelets and the other controllers: it serves on
+	// ServiceAPIAddress there, tells every pod its service account's token, reaches kubelets, and lets each of them write only what
+	// is its node's. From the host it is reached as one without a LAN.
+	LAN *LAN
 }
 
-// API is a running kube-apiserver on an etcd of its own, on the loopback interface.
+// API is a running kube-apiserver on an etcd of its own, reached on the loopback interface.
 type API struct {
 	tools   Tools
 	log     *slog.Logger
 	scratch *scratch
-	space   *space // of the servers: a tmpfs for etcd's data; nil when not root
+	space   *space // of the servers: a tmpfs for etcd's data, and the LAN; nil when not root
 	flags   []string
+	lan     *LAN
+	forward *forwarder // from the host into the LAN
 
 	ca    *authority
 	admin pair
@@ -67,7 +73,7 @@ var errPortTaken = errors.New("port was taken by another process")
 func StartAPI(ctx context.Context, o APIOptions) (_ *API, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	a := &API{tools: o.Tools, log: o.Log, flags: o.Flags}
+	a := &API{tools: o.Tools, log: o.Log, flags: o.Flags, lan: o.LAN}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -93,7 +99,11 @@ func StartAPI(ctx context.Context, o APIOptions) (_ *API, err error) {
 	if err := a.startEtcd(); err != nil {
 		return nil, err
 	}
-	if err := a.startServer(ctx, 0); err != nil {
+	port, err := a.joinLAN()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.startServer(ctx, port); err != nil {
 		return nil, err
 	}
 	if err := a.writeKubeconfig(a.Kubeconfig(), a.user()); err != nil {
@@ -158,15 +168,13 @@ func (a *API) tryServer(ctx context.Context) error {
 	in := func(name string) string { return filepath.Join(a.Dir(), name) }
 	args := []string{
 		"--etcd-servers=unix://" + in("etcd.sock:0"),
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port=" + strconv.Itoa(a.port),
 		"--tls-cert-file=" + in("apiserver.crt"), "--tls-private-key-file=" + in("apiserver.key"), "--client-ca-file=" + in("ca.crt"),
 		"--authorization-mode=Node,RBAC", "--service-cluster-ip-range=10.96.0.0/24", "--endpoint-reconciler-type=none",
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + in("sa.pub"), "--service-account-signing-key-file=" + in("sa.key"),
-		// Nobody makes default service accounts, and no garbage collector looks for owners here.
-		"--disable-admission-plugins=ServiceAccount",
 		"--allow-privileged=true", "--profiling=false",
 	}
+	args = append(args, a.placeArgs()...)
 	log := in("kube-apiserver.log")
 	if err := os.WriteFile(log, nil, 0o600); err != nil {
 		return err
@@ -232,10 +240,14 @@ func (a *API) stopServers() error {
 	if a.etcd != nil {
 		a.etcd.Kill()
 	}
-	if a.space != nil {
-		return a.space.close()
+	var errs []error
+	if a.forward != nil {
+		errs = append(errs, a.forward.close())
 	}
-	return nil
+	if a.space != nil {
+		errs = append(errs, a.space.close())
+	}
+	return errors.Join(errs...)
 }
 
 // StopServer takes the API away, as an outage does; what is stored stays. RestartServer brings it back.
@@ -282,9 +294,12 @@ func (a *API) RESTConfig() *rest.Config {
 // kube makes a command of the multi-call binary, with our folder as its working and home directory.
 func (a *API) kube(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(string(a.tools), "kube"), append([]string{program}, args...)...)
-	cmd.Dir = a.Dir()
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + a.Dir(), "TMPDIR=" + a.Dir()}
+	cmd.Dir, cmd.Env = a.Dir(), a.env()
 	return cmd
+}
+
+func (a *API) env() []string {
+	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + a.Dir(), "TMPDIR=" + a.Dir()}
 }
 
 // freePort returns a port that was free a moment ago.

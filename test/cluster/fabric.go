@@ -58,22 +58,26 @@ func (f *Fabric) addBridge() error {
 
 // plug joins the namespaces of to by a link named RailLink there. The link and its port go with that network namespace.
 func (f *Fabric) plug(to *space) error {
-	h, err := handleIn(f.space)
+	// Port names are never used twice: a namespace that ended may still hold its port for a moment.
+	return plug(f.space, bridgeName, fmt.Sprintf("port%d", f.ports.Add(1)), to, RailLink, RailMTU)
+}
+
+// plug makes a cable: its one end is a port of a bridge, the other one a link in the namespaces of to. Both, and lo there, are up.
+func plug(from *space, bridge, port string, to *space, name string, mtu int) error {
+	h, err := handleIn(from)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	bridge, err := h.LinkByName(bridgeName)
+	master, err := h.LinkByName(bridge)
 	if err != nil {
 		return err
 	}
-	// Port names are never used twice: a namespace that ended may still hold its port for a moment.
-	port := fmt.Sprintf("port%d", f.ports.Add(1))
 	veth := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: port, MTU: RailMTU, MasterIndex: bridge.Attrs().Index},
-		PeerName:      RailLink,
+		LinkAttrs:     netlink.LinkAttrs{Name: port, MTU: mtu, MasterIndex: master.Attrs().Index},
+		PeerName:      name,
 		PeerNamespace: netlink.NsFd(int(to.net.Fd())),
-		PeerMTU:       RailMTU,
+		PeerMTU:       uint32(mtu),
 	}
 	if err := h.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add port %s: %w", port, err)
@@ -90,7 +94,7 @@ func (f *Fabric) plug(to *space) error {
 		return err
 	}
 	defer inside.Close()
-	for _, name := range []string{"lo", RailLink} {
+	for _, name := range []string{"lo", name} {
 		link, err := inside.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("find %s: %w", name, err)

@@ -11,9 +11,10 @@ import (
 	"sync"
 )
 
-// forwarder carries connections from a listener inside of a node to a port of the host's loopback interface.
+// forwarder carries connections from a listener in one network namespace to an address in another.
 type forwarder struct {
 	listener net.Listener
+	in       *space // of the address; nil is the host's
 	to       string
 
 	mu     sync.Mutex
@@ -22,19 +23,26 @@ type forwarder struct {
 	wg     sync.WaitGroup
 }
 
-// newForwarder listens on addr in the network namespace of in, and dials to from the host's.
-func newForwarder(in *space, addr, to string) (*forwarder, error) {
-	f := &forwarder{to: to, conns: map[net.Conn]struct{}{}}
-	// A socket belongs to the namespace of the thread that made it, whichever thread uses it later.
-	err := in.do(func() (err error) {
+// newForwarder listens on addr in the network namespace of from, and dials to in that of in; nil is the host's.
+func newForwarder(from *space, addr string, in *space, to string) (*forwarder, error) {
+	f := &forwarder{in: in, to: to, conns: map[net.Conn]struct{}{}}
+	err := socketIn(from, func() (err error) {
 		f.listener, err = net.Listen("tcp", addr)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listen for the API in the node: %w", err)
+		return nil, fmt.Errorf("listen for the API: %w", err)
 	}
 	f.wg.Go(f.serve)
 	return f, nil
+}
+
+// socketIn runs what makes a socket: it belongs to the namespace of the thread that made it, whichever thread uses it later.
+func socketIn(s *space, f func() error) error {
+	if s == nil {
+		return f()
+	}
+	return s.do(f)
 }
 
 func (f *forwarder) serve() {
@@ -50,7 +58,11 @@ func (f *forwarder) serve() {
 // carry joins one connection; both ends are closed when either is, as a broken TCP connection would be.
 func (f *forwarder) carry(in net.Conn) {
 	defer in.Close()
-	out, err := net.Dial("tcp", f.to)
+	var out net.Conn
+	err := socketIn(f.in, func() (err error) {
+		out, err = net.Dial("tcp", f.to)
+		return err
+	})
 	if err != nil {
 		return
 	}

@@ -24,7 +24,7 @@ const (
 func (a *API) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
 	full := append([]string{"kubectl", "--kubeconfig=" + a.Kubeconfig(), "--cache-dir=" + filepath.Join(a.Dir(), "kubectl-cache")}, args...)
 	cmd := exec.CommandContext(ctx, filepath.Join(string(a.tools), "kube"), full...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + a.Dir(), "TMPDIR=" + a.Dir()}
+	cmd.Env = a.env()
 	return cmd
 }
 

@@ -6,7 +6,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	_ "embed"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -24,15 +23,9 @@ const (
 // MultusCRD is what a cluster has from its Multus installation, beside access rights.
 const MultusCRD = "manifests/install/multus-crd"
 
-//go:embed testdata/multus.yaml
-var multusRBAC string
-
 // InstallMultus applies what Multus brings: its CRD and its RBAC.
 func (a *API) InstallMultus(ctx context.Context) error {
-	if err := a.Apply(ctx, MultusCRD); err != nil {
-		return err
-	}
-	return a.ApplyYAML(ctx, multusRBAC)
+	return a.Apply(ctx, MultusCRD, "manifests/install/multus/rbac.yaml")
 }
 
 // Multus is the real Multus of a node, which is called as a container runtime calls it: it has a configuration, a kubeconfig of its

@@ -79,7 +79,7 @@ func (n *Node) boot() (err error) {
 		return err
 	}
 	if n.api != nil {
-		n.forward, err = newForwarder(n.space, NodeAPIAddress, "127.0.0.1:"+strconv.Itoa(n.api.Port()))
+		n.forward, err = newForwarder(n.space, NodeAPIAddress, nil, "127.0.0.1:"+strconv.Itoa(n.api.Port()))
 	}
 	return err
 }

@@ -59,6 +59,7 @@ func sweep(parent string) {
 		if err != nil {
 			continue
 		}
+		sweepCgroups(filepath.Dir(path))
 		_ = os.RemoveAll(filepath.Dir(path))
 		_ = f.Close()
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/railyard-net/railyard/test/cluster"
+	"github.com/railyard-net/railyard/test/cluster/keep"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 // demo is a running cluster.
 type demo struct {
 	o   options
-	out *progress
+	out *keep.Progress
 
 	api        *cluster.API
 	fabric     *cluster.Fabric
@@ -47,7 +48,7 @@ type demo struct {
 }
 
 // upAndDown is the whole demo in one process.
-func upAndDown(ctx context.Context, o options, out *progress) (err error) {
+func upAndDown(ctx context.Context, o options, out *keep.Progress) (err error) {
 	links, err := hostLinks()
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ func upAndDown(ctx context.Context, o options, out *progress) (err error) {
 	if !slices.Equal(links, after) {
 		return fmt.Errorf("the host had links %v before, and has %v now", links, after)
 	}
-	d.out.step("done: every pod reached every other, and nothing is left")
+	d.out.Step("done: every pod reached every other, and nothing is left")
 	return nil
 }
 
@@ -123,21 +124,21 @@ func (d *demo) startAPI(ctx context.Context) error {
 	if d.api, err = cluster.StartAPI(ctx, cluster.APIOptions{Log: slog.New(slog.DiscardHandler)}); err != nil {
 		return err
 	}
-	d.out.step("kube-apiserver and etcd run at %s", d.api.URL())
+	d.out.Step("kube-apiserver and etcd run at %s", d.api.URL())
 	if err := d.api.InstallMultus(ctx); err != nil {
 		return err
 	}
 	if err := d.api.Apply(ctx, "manifests/install"); err != nil {
 		return err
 	}
-	d.out.step("manifests/install applied, and what Multus brings: its CRD and its RBAC")
+	d.out.Step("manifests/install applied, and what Multus brings: its CRD and its RBAC")
 	if d.controllerKubeconfig, err = d.api.ServiceAccountKubeconfig(ctx, cluster.AgentNamespace, cluster.ControllerServiceAccount, ""); err != nil {
 		return err
 	}
 	if d.controller, err = d.startController(); err != nil {
 		return err
 	}
-	d.out.step("railyard-controller runs, pid %d", d.controller.Pid())
+	d.out.Step("railyard-controller runs, pid %d", d.controller.Pid())
 	return nil
 }
 
@@ -167,14 +168,14 @@ func (d *demo) restartDead() error {
 			return err
 		}
 		d.agents[i] = agent
-		d.out.step("the agent of %s had ended, it runs again, pid %d; %v", d.hosts[i].Name(), agent.Pid(), p.Err())
+		d.out.Step("the agent of %s had ended, it runs again, pid %d; %v", d.hosts[i].Name(), agent.Pid(), p.Err())
 	}
 	if p := d.controller; p.Err() != nil {
 		var err error
 		if d.controller, err = d.startController(); err != nil {
 			return err
 		}
-		d.out.step("the controller had ended, it runs again, pid %d; %v", d.controller.Pid(), p.Err())
+		d.out.Step("the controller had ended, it runs again, pid %d; %v", d.controller.Pid(), p.Err())
 	}
 	return nil
 }
@@ -199,13 +200,13 @@ func (d *demo) startNodes(ctx context.Context) error {
 			return err
 		}
 		d.agents = append(d.agents, agent)
-		d.out.step("%s is up: railyard-agent pid %d with a token bound to this node, link %s into the fabric", n.Name(), agent.Pid(), cluster.RailLink)
+		d.out.Step("%s is up: railyard-agent pid %d with a token bound to this node, link %s into the fabric", n.Name(), agent.Pid(), cluster.RailLink)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	d.kubelet = newKubelet(d.api.Client(), d.hosts)
 	d.kubelet.tell = func(pod string, err error) {
-		d.out.step("pod %s is not as it should be, and is tried again: %v", pod, err)
+		d.out.Step("pod %s is not as it should be, and is tried again: %v", pod, err)
 	}
 	go func() {
 		defer close(done)
@@ -276,7 +277,7 @@ func (d *demo) close(keepLogs bool) error {
 		return errors.Join(errs...)
 	}
 	if keepLogs {
-		d.out.step("logs are kept in %s", d.api.Dir())
+		d.out.Step("logs are kept in %s", d.api.Dir())
 		return errors.Join(append(errs, d.api.StopKeepingLogs())...)
 	}
 	return errors.Join(append(errs, d.api.Stop())...)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/railyard-net/railyard/test/cluster"
+	"github.com/railyard-net/railyard/test/cluster/keep"
 )
 
 // upstreamNetwork needs nothing of ours, so that this test says whether the demo's own parts work.
@@ -95,7 +96,7 @@ func newTestDemo(t *testing.T, tell func(pod string, err error)) *demo {
 	if err := errors.Join(api.InstallMultus(ctx), api.ApplyYAML(ctx, upstreamNetwork)); err != nil {
 		t.Fatal(err)
 	}
-	d := &demo{out: newProgress(io.Discard), api: api, network: network{namespace: "default", name: "rail", families: 2}}
+	d := &demo{out: keep.NewProgress(io.Discard), api: api, network: network{namespace: "default", name: "rail", families: 2}}
 	for i, n := range cluster.NewNodes(t, api, "node-1", "node-2") {
 		h, err := newHost(ctx, n, i+1)
 		if err != nil {

@@ -26,13 +26,13 @@ func (d *demo) empty(ctx context.Context) error {
 	if err := d.deletePods(ctx); err != nil {
 		return err
 	}
-	d.out.step("the pods are deleted, each by a DEL of Multus")
+	d.out.Step("the pods are deleted, each by a DEL of Multus")
 	for _, h := range d.hosts {
 		if err := checkLeftOnNode(h); err != nil {
 			return fmt.Errorf("after the pods were deleted, on %s: %w", h.Name(), err)
 		}
 	}
-	d.out.step("no link, namespace, journal or cache entry is left on the nodes")
+	d.out.Step("no link, namespace, journal or cache entry is left on the nodes")
 	err := d.await(ctx, "wait for the nodes to give their blocks back", func(ctx context.Context) error {
 		blocks, err := d.network.blocks(ctx)
 		if err == nil && len(blocks) > 0 {
@@ -43,7 +43,7 @@ func (d *demo) empty(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.out.step("the nodes gave all blocks back")
+	d.out.Step("the nodes gave all blocks back")
 	return d.table(ctx, nil)
 }
 
@@ -121,7 +121,7 @@ func (d *demo) end(ctx context.Context) error {
 		return err
 	}
 	d.controller = nil
-	d.out.step("agents and controller stopped when asked to; no lease and no block is left in the nodes' stores, and they are sound")
+	d.out.Step("agents and controller stopped when asked to; no lease and no block is left in the nodes' stores, and they are sound")
 	dir := d.api.Dir()
 	if err := d.close(false); err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 	"syscall"
 
 	"github.com/railyard-net/railyard/test/cluster"
+	"github.com/railyard-net/railyard/test/cluster/keep"
 )
 
 func main() {
@@ -71,13 +72,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case fs.NArg() > 0:
 		return errors.New(usage)
 	case verb == "up" && o.keep:
-		return upInBackground(ctx, o, stdout)
+		return o.keeper().Up(ctx, stdout)
 	case verb == "up":
-		return upAndDown(ctx, o, newProgress(stdout))
-	case verb == "serve": // what upInBackground starts
-		return serve(ctx, o, newProgress(stdout))
+		return upAndDown(ctx, o, keep.NewProgress(stdout))
+	case verb == "serve": // what the keeper starts
+		return serve(ctx, o, keep.NewProgress(stdout))
 	case verb == "down":
-		return down(ctx, o, stdout)
+		return o.keeper().Down(ctx, stdout)
 	default:
 		return errors.New(usage)
 	}

@@ -52,7 +52,7 @@ func (d *demo) applySamples(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.out.step("%s applied: MacvlanNetwork %s is rendered to a NetworkAttachmentDefinition, IPPool %s is accepted", samples, d.network.name, d.network.pool)
+	d.out.Step("%s applied: MacvlanNetwork %s is rendered to a NetworkAttachmentDefinition, IPPool %s is accepted", samples, d.network.name, d.network.pool)
 	return nil
 }
 
@@ -131,6 +131,6 @@ func (d *demo) deleteSamples(ctx context.Context) error {
 	if err != nil || len(out) > 0 {
 		return fmt.Errorf("left after the samples were deleted (%w): %s", err, out)
 	}
-	d.out.step("the samples are deleted, and with them the NetworkAttachmentDefinition")
+	d.out.Step("the samples are deleted, and with them the NetworkAttachmentDefinition")
 	return nil
 }

@@ -7,120 +7,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"os"
-	"slices"
 	"syscall"
-	"time"
 
-	"golang.org/x/net/icmp"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/test/cluster"
+	"github.com/railyard-net/railyard/test/cluster/echo"
 )
-
-const (
-	pingInterval = 500 * time.Millisecond // before a request is sent again
-	pingTimeout  = 10 * time.Second
-)
-
-// family is what differs between ICMP for IPv4 and for IPv6.
-type family struct {
-	network  string
-	protocol int
-	request  icmp.Type
-	reply    icmp.Type
-}
-
-func familyOf(a netip.Addr) family {
-	if a.Is4() {
-		return family{"ip4:icmp", 1, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply}
-	}
-	return family{"ip6:ipv6-icmp", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply}
-}
 
 // ping sends an echo request out of one interface of a pod, from one of its addresses, to each of the targets, all of src's family.
 // It returns when all have answered; an error names those that have not.
 func ping(ctx context.Context, n *cluster.Node, netns, link string, src netip.Addr, targets []netip.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	fam := familyOf(src)
 	bind := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), link) }), err)
 	}}
-	var conn net.PacketConn
-	if err := n.InPod(netns, func() (err error) {
-		conn, err = bind.ListenPacket(ctx, fam.network, src.String())
-		return err
-	}); err != nil {
-		return fmt.Errorf("ping from %s on %s: %w", src, link, err)
-	}
-	defer conn.Close()
-	waiting := map[int]netip.Addr{} // by sequence number
-	for i, to := range targets {
-		waiting[i+1] = to
-	}
-	id := os.Getpid() & 0xffff
-	for len(waiting) > 0 && ctx.Err() == nil {
-		for seq, to := range waiting {
-			if err := sendEcho(conn, fam, id, seq, to); err != nil {
-				return fmt.Errorf("ping %s from %s: %w", to, src, err)
-			}
-		}
-		if err := receiveEchos(conn, fam, id, waiting); err != nil {
+	err := echo.Ping(ctx, func(ctx context.Context, network string) (conn net.PacketConn, err error) {
+		err = n.InPod(netns, func() error {
+			conn, err = bind.ListenPacket(ctx, network, src.String())
 			return err
-		}
-	}
-	if len(waiting) > 0 {
-		return fmt.Errorf("no answer to %s on %s from %v after %v", src, link, slices.Collect(maps.Values(waiting)), pingTimeout)
-	}
-	return nil
-}
-
-func sendEcho(conn net.PacketConn, fam family, id, seq int, to netip.Addr) error {
-	msg := icmp.Message{Type: fam.request, Body: &icmp.Echo{ID: id, Seq: seq, Data: []byte("railyard demo")}}
-	data, err := msg.Marshal(nil) // the kernel fills in the checksum of ICMPv6
+		})
+		return conn, err
+	}, targets...)
 	if err != nil {
-		return err
-	}
-	_, err = conn.WriteTo(data, &net.IPAddr{IP: to.AsSlice()})
-	if errors.Is(err, unix.EHOSTUNREACH) {
-		return nil // an answer to an earlier request of ours: neighbour discovery failed; the next one tries again
-	}
-	return err
-}
-
-// receiveEchos takes answers off waiting until there is none left or it is time to ask again.
-func receiveEchos(conn net.PacketConn, fam family, id int, waiting map[int]netip.Addr) error {
-	if err := conn.SetReadDeadline(time.Now().Add(pingInterval)); err != nil {
-		return err
-	}
-	buf := make([]byte, 1500)
-	for len(waiting) > 0 {
-		size, from, err := conn.ReadFrom(buf)
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.EHOSTUNREACH) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		msg, err := icmp.ParseMessage(fam.protocol, buf[:size])
-		if err != nil || msg.Type != fam.reply {
-			continue
-		}
-		echo, ok := msg.Body.(*icmp.Echo)
-		if !ok || echo.ID != id {
-			continue
-		}
-		addr, ok := netip.AddrFromSlice(from.(*net.IPAddr).IP)
-		if ok && waiting[echo.Seq] == addr.Unmap() {
-			delete(waiting, echo.Seq)
-		}
+		return fmt.Errorf("from %s on %s: %w", src, link, err)
 	}
 	return nil
 }

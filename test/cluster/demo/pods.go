@@ -53,7 +53,7 @@ func (d *demo) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.out.step("%d pods run, each with %s from Multus, railyard and our IPAM", count, railLink)
+	d.out.Step("%d pods run, each with %s from Multus, railyard and our IPAM", count, railLink)
 	if err := d.checkAddresses(ctx, rails); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (d *demo) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.out.step("every pod reached every other over %s: %d pings answered", railLink, pings)
+	d.out.Step("every pod reached every other over %s: %d pings answered", railLink, pings)
 	// The mirror comes in batches: the table waits for it, nothing else does.
 	err = d.await(ctx, "wait for the leases in the blocks' status", func(ctx context.Context) error {
 		return d.mirrored(ctx, count*d.network.families)
@@ -209,7 +209,7 @@ func (d *demo) checkAddresses(ctx context.Context, rails []podRail) error {
 	if static == 0 {
 		return errors.New("no pod of the samples asks for addresses by name: the demo checks one")
 	}
-	d.out.step("%d addresses, none twice, each from a block of the pod's node; %d pod got those it asked for", len(owner), static)
+	d.out.Step("%d addresses, none twice, each from a block of the pod's node; %d pod got those it asked for", len(owner), static)
 	return nil
 }
 
@@ -320,7 +320,7 @@ func (d *demo) table(ctx context.Context, rails []podRail) error {
 	}
 	_ = w.Flush()
 	fprintln(&b)
-	d.out.text(b.String())
+	d.out.Text(b.String())
 	return nil
 }
 
