@@ -19,6 +19,7 @@ export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
 PKG ?= ./...
 TESTFLAGS ?=
 TEST_TIMEOUT ?= 15m
+E2E_TIMEOUT ?= 30m
 FUZZTIME ?= 20s
 BENCHFLAGS ?=
 DEMOFLAGS ?=
@@ -96,6 +97,14 @@ cluster-down: ## End what make cluster started, and take every trace of it away
 	@$(as_root)
 	@$(build_e2e)
 	$(with_tools) build/e2e/cluster down
+
+.PHONY: e2e
+e2e: ## Run the tests on a cluster: on the one that runs, or on one for them alone; TESTFLAGS='-run Smoke' for some
+	go vet -tags e2e ./test/e2e
+	@mkdir -p build/test
+	@ours=; trap '[ -z "$$ours" ] || $(MAKE) cluster-down' EXIT; \
+	[ -e build/cluster/ready ] || { ours=1; $(MAKE) cluster NODES=$(NODES); }; \
+	go test -tags e2e -json -count=1 -timeout=$(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e | tee build/test/events-e2e.json | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing-e2e.txt
 
 ##@ Before a change goes in
 

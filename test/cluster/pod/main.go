@@ -5,6 +5,7 @@
 //
 //	pod              waits for SIGTERM
 //	pod ping ADDR... returns when all have answered
+//	pod keep ADDR... pings them over and over until SIGTERM, and fails when one does not answer for ten seconds
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/railyard-net/railyard/test/cluster/echo"
 )
@@ -37,21 +39,43 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	case args[0] == "ping" && len(args) > 1:
 		return ping(ctx, args[1:])
+	case args[0] == "keep" && len(args) > 1:
+		return keepPinging(ctx, args[1:])
 	default:
-		return errors.New("usage: pod | pod ping ADDR...")
+		return errors.New("usage: pod | pod ping ADDR... | pod keep ADDR...")
+	}
+}
+
+func keepPinging(ctx context.Context, args []string) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := ping(ctx, args); err != nil && ctx.Err() == nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
 	}
 }
 
 func ping(ctx context.Context, args []string) error {
-	var targets []netip.Addr
+	var v4, v6 []netip.Addr
 	for _, arg := range args {
 		to, err := netip.ParseAddr(arg)
 		if err != nil {
 			return err
 		}
-		targets = append(targets, to)
+		if to.Is4() {
+			v4 = append(v4, to)
+		} else {
+			v6 = append(v6, to)
+		}
 	}
-	return echo.Ping(ctx, func(ctx context.Context, network string) (net.PacketConn, error) {
+	listen := func(ctx context.Context, network string) (net.PacketConn, error) {
 		return (&net.ListenConfig{}).ListenPacket(ctx, network, "")
-	}, targets...)
+	}
+	return errors.Join(echo.Ping(ctx, listen, v4...), echo.Ping(ctx, listen, v6...))
 }
