@@ -44,13 +44,18 @@ as_root = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root: it makes network na
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, NODES, RAILYARD_TOOLS=folder\n'
 
 .PHONY: build
 build: ## Build our programs into bin/, static
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/daemon.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+.PHONY: image
+image: build ## Write the image of our programs to build/railyard.tar, without Docker
+	@$(build_e2e)
+	build/e2e/cluster image build/railyard.tar
 
 .PHONY: test
 test: deps build ## Set up what is missing, then run every test against real parts
@@ -102,8 +107,9 @@ cluster-down: ## End what make cluster started, and take every trace of it away
 e2e: ## Run the tests on a cluster: on the one that runs, or on one for them alone; TESTFLAGS='-run Smoke' for some
 	go vet -tags e2e ./test/e2e
 	@mkdir -p build/test
+	@$(build_e2e)
 	@ours=; trap '[ -z "$$ours" ] || $(MAKE) cluster-down' EXIT; \
-	[ -e build/cluster/ready ] || { ours=1; $(MAKE) cluster NODES=$(NODES); }; \
+	build/e2e/cluster running 2>/dev/null || { ours=1; $(MAKE) cluster NODES=$(NODES); }; \
 	go test -tags e2e -json -count=1 -timeout=$(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e | tee build/test/events-e2e.json | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing-e2e.txt
 
 ##@ Before a change goes in

@@ -36,6 +36,8 @@ import (
 const (
 	// patience is for what a kubelet tries again after pauses that double: a pod that failed twice waits for most of a minute.
 	patience = 4 * time.Minute
+	// soon is less than the agents' --gc-grace: in that time a lease ends by its pod's DEL, or not at all.
+	soon = 45 * time.Second
 
 	network   = "e2e"
 	railLink  = "net1"
@@ -90,11 +92,16 @@ type lab struct {
 	keeper *control.Client
 	nodes  []string
 	ns     string
+	// leasesIn is how long leases may take to become what they are to be: soon, unless what would end them is what fails.
+	leasesIn time.Duration
 }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{T: t, client: shared.client, keeper: shared.keeper, nodes: shared.info.Machines, ns: "e2e-" + strings.ToLower(strings.TrimPrefix(t.Name(), "Test"))}
+	l := &lab{
+		T: t, client: shared.client, keeper: shared.keeper, nodes: shared.info.Machines, leasesIn: soon,
+		ns: "e2e-" + strings.ToLower(strings.TrimPrefix(t.Name(), "Test")),
+	}
 	if len(l.nodes) < 2 {
 		t.Fatal("these tests need a cluster of two nodes: make cluster NODES=2")
 	}
@@ -168,7 +175,12 @@ func (l *lab) create(obj client.Object) {
 // await repeats check until it returns nil. It fails with what it returned last.
 func (l *lab) await(what string, check func(context.Context) error) {
 	l.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.Context()), patience)
+	l.awaitIn(patience, what, check)
+}
+
+func (l *lab) awaitIn(limit time.Duration, what string, check func(context.Context) error) {
+	l.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.Context()), limit)
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()

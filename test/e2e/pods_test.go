@@ -101,8 +101,12 @@ func usable(p corev1.Pod) error {
 	if i < 0 || p.Status.Conditions[i].Status != corev1.ConditionTrue {
 		return fmt.Errorf("%s on %q is not ready: %s", p.Name, p.Spec.NodeName, p.Status.Phase)
 	}
-	if addrs, err := rail(p); err != nil || len(addrs) != 2 {
-		return fmt.Errorf("%s has addresses %v on its rail: %v", p.Name, addrs, err)
+	addrs, err := rail(p)
+	if err != nil {
+		return fmt.Errorf("the rail of %s: %w", p.Name, err)
+	}
+	if len(addrs) != 2 {
+		return fmt.Errorf("%s has addresses %v on its rail, want two", p.Name, addrs)
 	}
 	return nil
 }
@@ -150,7 +154,7 @@ func (l *lab) rails(pods map[string]corev1.Pod) map[netip.Addr]string {
 // leasesAre waits until the leases of this namespace are just these, as the API shows them.
 func (l *lab) leasesAre(want map[netip.Addr]string) {
 	l.Helper()
-	l.await("the leases of "+l.ns, func(ctx context.Context) error {
+	l.awaitIn(l.leasesIn, "the leases of "+l.ns, func(ctx context.Context) error {
 		var blocks ipamv1alpha1.IPBlockList
 		if err := l.client.List(ctx, &blocks); err != nil {
 			return err

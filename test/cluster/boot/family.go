@@ -115,10 +115,20 @@ func (s *service) awaitWanted() {
 	}
 }
 
-func (s *service) is(pid int) {
+// started notes the process. One that is no longer wanted is killed.
+func (s *service) started(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pid = pid
+	if !s.wanted {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it is our child and not waited for yet
+	}
+}
+
+func (s *service) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pid = 0
 }
 
 // signal signals the program if it runs.

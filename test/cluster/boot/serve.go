@@ -56,12 +56,13 @@ func Serve(ctx context.Context, log *slog.Logger, specPath string, stdin io.Read
 type machine struct {
 	log      *slog.Logger
 	spec     Spec
+	logs     string // folder
 	family   *family
 	services map[string]*service
 }
 
 func newMachine(log *slog.Logger, spec Spec) *machine {
-	return &machine{log: log, spec: spec, family: newFamily(), services: map[string]*service{
+	return &machine{log: log, spec: spec, logs: "/var/log", family: newFamily(), services: map[string]*service{
 		"containerd": newService(filepath.Join(spec.Containerd, "containerd"), "--config="+containerdConfig),
 		"kubelet": newService(spec.Kubenode, "kubelet", "--config="+kubeletConfig, "--kubeconfig="+spec.Kubeconfig,
 			"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--hostname-override="+spec.Name, "--node-ip="+spec.Addr.String()),
@@ -77,9 +78,9 @@ func (m *machine) run(ctx context.Context, name string) {
 		if err != nil {
 			m.log.ErrorContext(ctx, "a program does not start", "program", name, "error", err)
 		} else {
-			s.is(child.pid)
+			s.started(child.pid)
 			ended := <-child.done
-			s.is(0)
+			s.ended()
 			m.log.InfoContext(ctx, "a program ended", "program", name, "status", int(ended))
 		}
 		select {
@@ -89,9 +90,9 @@ func (m *machine) run(ctx context.Context, name string) {
 	}
 }
 
-// start starts a program with its output in /var/log.
+// start starts a program with its output in a log.
 func (m *machine) start(name string, argv []string) (*child, error) {
-	log, err := os.OpenFile(filepath.Join("/var/log", name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	log, err := os.OpenFile(filepath.Join(m.logs, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}

@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string) error {
 	case args[0] == "keep" && len(args) > 1:
 		return keepPinging(ctx, args[1:])
 	default:
-		return errors.New("usage: pod | pod ping ADDR... | pod keep ADDR...")
+		return errors.New("usage: pod, or pod ping|keep with addresses")
 	}
 }
 

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -87,4 +88,24 @@ func (w *world) imagesOf(ctx context.Context, folders ...string) ([]string, erro
 		}
 	}
 	return names, nil
+}
+
+var newTag = regexp.MustCompile(`(?m)^    newTag: (\S+)$`)
+
+// writeImage writes the image of our programs under the name that the manifests give it.
+func writeImage(o options, file string) error {
+	root, err := cluster.ModuleRoot()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(root, railyardManifests, "kustomization.yaml")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	tag := newTag.FindSubmatch(data)
+	if tag == nil {
+		return fmt.Errorf("%s has no newTag", path)
+	}
+	return image.Railyard(o.bin, string(tag[1])).Write(file)
 }

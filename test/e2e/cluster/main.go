@@ -7,7 +7,9 @@
 //
 //	cluster up [--nodes N]       starts it in the background, and returns when Railyard is ready on every node
 //	cluster down                 ends it and takes away every trace
+//	cluster running              says by its exit status whether one does
 //	cluster do PATH              asks the one that runs for something: machines/node-1/reboot, machines/node-1/kill/kubelet, api/stop
+//	cluster image FILE           writes the image of our programs, as manifests/install names it, for "docker load" or "ctr images import"
 //
 // "serve", "boot" and "init" are for itself: the process that keeps the cluster, and the two steps of a machine's first process.
 package main
@@ -41,7 +43,7 @@ func main() {
 	}
 }
 
-const usage = "usage: cluster up [--nodes N] | cluster down | cluster do PATH   (flags: --bin DIR, --pod FILE, --state DIR)"
+const usage = "usage: cluster up [--nodes N] | cluster down | cluster running | cluster do PATH | cluster image FILE   (flags: --bin DIR, --pod FILE, --state DIR)"
 
 // options are the flags.
 type options struct {
@@ -101,12 +103,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			return err
 		}
 		return control.NewClient(info.Socket).Do(ctx, rest[0])
+	case verb == "image" && len(rest) == 1:
+		return writeImage(o, rest[0])
 	case len(rest) > 0:
 		return errors.New(usage)
 	case verb == "up":
 		return o.keeper().Up(ctx, stdout)
 	case verb == "serve":
 		return serve(ctx, o, keep.NewProgress(stdout))
+	case verb == "running":
+		if !o.keeper().Running() {
+			return errors.New("no cluster runs")
+		}
+		return nil
 	case verb == "down":
 		return o.keeper().Down(ctx, stdout)
 	default:

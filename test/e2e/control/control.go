@@ -6,6 +6,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -126,7 +127,7 @@ func (c *Client) Do(ctx context.Context, path string) error {
 		return err
 	}
 	if reply.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, text)
+		return fmt.Errorf("%s: %s: %s", path, reply.Status, bytes.TrimSpace(text))
 	}
 	return nil
 }
