@@ -129,10 +129,19 @@ func leaveRoot() error {
 	return nil
 }
 
+// diskDir is where a machine sees its disk, wherever that is on the host: the place there may be covered by what is mounted here.
+const diskDir = "/run/disk"
+
 // mountDisk lays the disk over the host's folders. What needs a filesystem that is no overlay gets a folder of the disk itself.
 func (s Spec) mountDisk() error {
+	if err := os.Mkdir(diskDir, 0o755); err != nil {
+		return err
+	}
+	if err := (mount{s.Disk, diskDir, "", unix.MS_BIND, ""}).do(); err != nil {
+		return err
+	}
 	for _, dir := range []string{"/etc", "/opt", "/var"} {
-		upper, work := filepath.Join(s.Disk, "over", dir), filepath.Join(s.Disk, "work", dir)
+		upper, work := filepath.Join(diskDir, "over", dir), filepath.Join(diskDir, "work", dir)
 		if err := errors.Join(os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755)); err != nil {
 			return err
 		}
@@ -142,7 +151,7 @@ func (s Spec) mountDisk() error {
 		}
 	}
 	for _, dir := range []string{"/var/lib/containerd", "/var/lib/kubelet", "/var/lib/cni", "/var/log"} {
-		own := filepath.Join(s.Disk, "own", dir)
+		own := filepath.Join(diskDir, "own", dir)
 		if err := errors.Join(os.MkdirAll(own, 0o755), os.MkdirAll(dir, 0o755)); err != nil {
 			return err
 		}

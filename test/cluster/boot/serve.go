@@ -112,7 +112,7 @@ func (m *machine) importImages(ctx context.Context) error {
 		return err
 	}
 	for _, image := range m.spec.Images {
-		mark := filepath.Join(m.spec.Disk, "imported-"+filepath.Base(image))
+		mark := filepath.Join(diskDir, "imported-"+filepath.Base(image))
 		if _, err := os.Stat(mark); err == nil {
 			continue
 		}

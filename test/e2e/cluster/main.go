@@ -43,7 +43,7 @@ func main() {
 	}
 }
 
-const usage = "usage: cluster up [--nodes N] | cluster down | cluster running | cluster do PATH | cluster image FILE   (flags: --bin DIR, --pod FILE, --state DIR)"
+const usage = "usage: cluster up [--nodes N] | cluster down | cluster running | cluster do PATH | cluster image FILE   (flags, before arguments: --bin DIR, --pod FILE, --state DIR)"
 
 // options are the flags.
 type options struct {

@@ -58,7 +58,7 @@ func (w *world) start(ctx context.Context) error {
 	if err := w.await(ctx, "Multus", w.daemonSetReady("kube-system", "multus")); err != nil {
 		return err
 	}
-	w.out.Step("Multus is ready on every node (kubectl apply -k %s)", multusManifests)
+	w.out.Step("Multus is ready on every node (kubectl apply --server-side -k %s)", multusManifests)
 	if err := w.api.Apply(ctx, railyardManifests); err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (w *world) start(ctx context.Context) error {
 			return err
 		}
 	}
-	w.out.Step("Railyard is ready on every node (kubectl apply -k %s)", railyardManifests)
+	w.out.Step("Railyard is ready on every node (kubectl apply --server-side -k %s)", railyardManifests)
 	return nil
 }
 
