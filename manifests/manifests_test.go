@@ -45,7 +45,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = api.Stop() }()
-	if err := api.Apply(ctx, "manifests/install/multus-crd", "manifests/install", "manifests/samples", moreSamples); err != nil {
+	if err := api.Apply(ctx, "manifests/install/multus", "manifests/install", "manifests/samples", moreSamples); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -4,6 +4,7 @@
 package boot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -46,16 +47,9 @@ type mount struct {
 
 func (m mount) do() error {
 	if err := unix.Mount(m.what, m.where, m.kind, m.flags, m.data); err != nil {
-		return fmt.Errorf("mount %s on %s: %w", cmpOr(m.what, m.kind), m.where, err)
+		return fmt.Errorf("mount %s on %s: %w", cmp.Or(m.what, m.kind), m.where, err)
 	}
 	return nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 const harmless = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
