@@ -44,7 +44,7 @@ as_root = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root: it makes network na
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, NODES, RAILYARD_TOOLS=folder\n'
 
 .PHONY: build
