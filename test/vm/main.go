@@ -62,7 +62,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	fs.StringVar(&o.machines, "vm", "", "run only the machines of these `names`, separated by commas; there are "+strings.Join(names(), ", "))
 	fs.BoolVar(&o.shell, "shell", false, "open a shell in the first machine instead of running tests")
 	fs.StringVar(&o.logs, "logs", filepath.Join("build", "test"), "`folder` for what the consoles say")
-	fs.DurationVar(&o.limit, "limit", 8*time.Minute, "end a machine that takes longer")
+	fs.DurationVar(&o.limit, "limit", 15*time.Minute, "end a machine that takes longer")
 	fs.IntVar(&o.jobs, "jobs", max(1, runtime.NumCPU()/2), "`machines` at once; each has two processors and 1 GiB of memory")
 	fs.StringVar(&o.cache, "cache", "", "`folder` of the images; empty: railyard/vm in the user's cache folder")
 	fs.StringVar(&pattern, "run", "", "as of go test")
