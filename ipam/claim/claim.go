@@ -235,6 +235,24 @@ func (c *Claimer) Cede(ctx context.Context, o ipam.Owner, block string, ranges .
 	return c.leave(ctx, o, block, ranges)
 }
 
+// Evict removes the share of a lost owner from the block, if it still is that very one: node, UID and session.
+func (c *Claimer) Evict(ctx context.Context, block string, lost ipam.Owner) error {
+	_, err := c.settle(ctx, block, source{}, func(cur *view) (ipam.Block, error) {
+		if cur == nil {
+			return ipam.Block{}, nil
+		}
+		b := cur.Block
+		b.Shares = slices.DeleteFunc(slices.Clone(b.Shares), func(s ipam.Share) bool {
+			return lost == ipam.Owner{Node: s.Node, NodeUID: s.NodeUID, Session: s.Session}
+		})
+		if len(b.Shares) == len(cur.Shares) {
+			return cur.Block, nil
+		}
+		return orNone(b, cur.now), nil
+	})
+	return err
+}
+
 func (c *Claimer) leave(ctx context.Context, o ipam.Owner, block string, ranges []iprange.Range) error {
 	_, err := c.settle(ctx, block, source{}, func(cur *view) (ipam.Block, error) {
 		if cur == nil {

@@ -191,8 +191,8 @@ func (r *reconciler) release(ctx context.Context, h *quarantined) (bool, error) 
 		return false, nil
 	}
 	for _, block := range h.blocks {
-		// By the session alone: should the node be back, its shares have a new one, or it has the old store and will be told.
-		if err := r.claims.Release(ctx, ipam.Owner{Node: h.node, Session: h.session}, block); err != nil {
+		// A node that is back by now has written its new UID, or session, and keeps its share.
+		if err := r.claims.Evict(ctx, block, ipam.Owner{Node: h.node, NodeUID: h.uid, Session: h.session}); err != nil {
 			return false, fmt.Errorf("give back what the lost node %s owns: %w", h.node, err)
 		}
 		r.log.Info("the addresses of a lost node are free again", "node", h.node, "uid", h.uid, "why", h.why, "block", block)

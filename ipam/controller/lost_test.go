@@ -18,6 +18,7 @@ import (
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
+	"github.com/railyard-net/railyard/ipam/claim"
 	"github.com/railyard-net/railyard/ipam/iprange"
 )
 
@@ -212,6 +213,21 @@ func TestLostOnlyToTheCache(t *testing.T) {
 	h := quarantined{owner: owner{n.Name, string(n.UID), "session-of-" + n.Name}, blocks: []string{b.Name}}
 	if done, err := r.release(t.Context(), &h); done || err != nil {
 		t.Errorf("released: %v %v", done, err)
+	}
+	if got := owners(t, b); got != name {
+		t.Errorf("owners are %q", got)
+	}
+}
+
+// A node that has written its new UID since the look keeps its share, though its store and so its session are the old ones.
+func TestLostButBack(t *testing.T) {
+	name := id(t)
+	n := newNode(t, name)
+	_, b := shared(t, n)
+	r := &reconciler{api: api, live: api, claims: claim.New(api, api), Options: Options{Interval: time.Second}, lost: map[owner]time.Time{}}
+	h := quarantined{owner: owner{n.Name, "the-uid-before", "session-of-" + n.Name}, blocks: []string{b.Name}}
+	if _, err := r.release(t.Context(), &h); err != nil {
+		t.Fatal(err)
 	}
 	if got := owners(t, b); got != name {
 		t.Errorf("owners are %q", got)
