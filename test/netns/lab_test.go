@@ -77,12 +77,18 @@ const (
 )
 
 // newLab makes a host whose store holds one block of each family, without an agent.
-func newLab(t testing.TB) *lab {
+func newLab(t testing.TB) *lab { return newLabOn(t, "") }
+
+// newLabOn is newLab with its state folder on that disk.
+func newLabOn(t testing.TB, disk string) *lab {
 	t.Helper()
 	dir, err := os.MkdirTemp(onTmpfs(), "ry")
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	l := &lab{t: t, host: newSpace(t), fabric: newSpace(t), dir: filepath.Join(dir, "state"),
+	if disk == "" {
+		disk = dir
+	}
+	l := &lab{t: t, host: newSpace(t), fabric: newSpace(t), dir: filepath.Join(disk, "state"),
 		sys: filepath.Join(dir, "sys"), bin: filepath.Join(dir, "bin")}
 	must(t, os.MkdirAll(l.sys, 0o755))
 	must(t, os.MkdirAll(l.bin, 0o755))
@@ -208,6 +214,7 @@ type call struct {
 	netns            string
 	args             string
 	fail             string
+	killAfter        time.Duration  // 0: it lives
 	conf             map[string]any // changes of the lab's config; nil values delete
 	stdin            string         // instead of a config
 	env              map[string]string
@@ -263,7 +270,15 @@ func (l *lab) run(c call) answer {
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(l.stdin(c)), &stdout, &stderr
-	err := l.host.do(cmd.Run)
+	err := l.host.do(func() error {
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		if c.killAfter > 0 {
+			defer time.AfterFunc(c.killAfter, func() { _ = cmd.Process.Kill() }).Stop()
+		}
+		return cmd.Wait()
+	})
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		l.t.Fatalf("run the plugin: %v", err)
