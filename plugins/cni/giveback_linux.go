@@ -49,11 +49,11 @@ func (u *undoing) giveBack(ctx context.Context, l *journal.Link) error {
 			return u.restoreDevice(host, link, l.Host)
 		case u.another(l.Host):
 			return nil
+		case u.openErr != nil: // it may well be in the pod, which lives
+			return u.openErr
 		case !u.onBus(l.Host.Bus): // it was unplugged, or was a virtual link and died with the pod
 			u.Log.Warn("a device is gone and cannot be given back", "name", l.Host.Name, "device", l.Host.Bus)
 			return u.restoreVF(l.Host.VF)
-		case u.openErr != nil:
-			return u.openErr
 		}
 		select {
 		case <-ctx.Done():
