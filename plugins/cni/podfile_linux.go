@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,6 +31,9 @@ type podInfo struct {
 }
 
 const podInfoVersion = 1
+
+// maxPodFile is much more than any attachment has to say.
+const maxPodFile = 1 << 20
 
 type podRail struct {
 	Interface string   `json:"interface"`
@@ -145,14 +149,51 @@ func writePublic(path string, b []byte) error {
 		if err = os.MkdirAll(folder, 0o755); err != nil {
 			return err
 		}
-		if err = errors.Join(os.Chmod(folder, 0o755), os.Chmod(filepath.Dir(folder), 0o755), os.WriteFile(path+tempFile, b, 0o644)); err == nil {
-			err = errors.Join(os.Chmod(path+tempFile, 0o644), os.Rename(path+tempFile, path))
+		err = errors.Join(os.Chmod(folder, 0o755), os.Chmod(filepath.Dir(folder), 0o755))
+		if err == nil {
+			err = writeAnew(path+tempFile, b)
+		}
+		if err == nil {
+			err = os.Rename(path+tempFile, path)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return err
+}
+
+// writeAnew makes a file where there may be anything: a pod that was given its folder to write to can put a link there to a file of the
+// node's, a pipe, or a folder.
+func writeAnew(path string, b []byte) error {
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Chmod(0o644), f.Close())
+}
+
+// containerIn is the container that the file says it is of, or empty. What is no file of ours, and whatever a pod may have put there
+// instead, is of nobody.
+func containerIn(path string) string {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if s, err := f.Stat(); err != nil || !s.Mode().IsRegular() || s.Size() > maxPodFile {
+		return ""
+	}
+	var is podInfo
+	b, err := io.ReadAll(io.LimitReader(f, maxPodFile))
+	if err != nil || json.Unmarshal(b, &is) != nil {
+		return ""
+	}
+	return is.ContainerID
 }
 
 // removePodFile removes the file, and the pod's folder with its last one. A file that says another container is that one's: the pod was
@@ -163,13 +204,13 @@ func (u *undoing) removePodFile(ctx context.Context, f *journal.File) error {
 		return err
 	}
 	defer lock.Unlock()
-	b, err := os.ReadFile(f.Path)
-	var is podInfo
-	if err == nil && json.Unmarshal(b, &is) == nil && is.ContainerID != f.Container {
+	if of := containerIn(f.Path); of != "" && of != f.Container {
 		return nil
 	}
-	if err := removeFile(f); err != nil {
-		return err
+	for _, name := range []string{f.Path, f.Path + tempFile} {
+		if err := os.RemoveAll(name); err != nil && !errors.Is(err, unix.ENOTDIR) {
+			return dispatch.Errorf(dispatch.CodeIO, "remove what the pod's programs needed to know: %w", err)
+		}
 	}
 	if err := unix.Rmdir(filepath.Dir(f.Path)); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
 		u.Log.Warn("the folder of a pod's files cannot be removed", "path", filepath.Dir(f.Path), "error", err)

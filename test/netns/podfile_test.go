@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 const workerArgs = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=worker;K8S_POD_UID=0c6a8b52-1f3e-4a57-9d2b-7d3f5a0e9c11"
@@ -37,6 +39,7 @@ func TestPodFile(t *testing.T) {
 		"made_anew":      testPodFileAnew,
 		"nothing_to_say": testPodFileNone,
 		"no_folder":      testPodFileRefused,
+		"hostile_pod":    testPodFileHostile,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -123,6 +126,41 @@ func testPodFileRefused(t *testing.T, l *lab, pod *space, c call) {
 	l.mustFail(5, "pod's programs", c)
 	if diff := cmp.Diff(before, l.traces(pod)); diff != "" {
 		t.Errorf("left behind (-before +after):\n%s", diff)
+	}
+}
+
+// testPodFileHostile: whatever a pod puts into its folder that it may write to, the node's other files stay as they are, nobody waits for
+// it, and it ends.
+func testPodFileHostile(t *testing.T, l *lab, _ *space, c call) {
+	c2 := c
+	c2.ifName = "net2" // whose file keeps the folder
+	l.mustRun(c2)
+	secret := filepath.Join(l.bin, "shadow")
+	must(t, os.WriteFile(secret, []byte("root"), 0o600))
+	for name, put := range map[string]func(path string) error{
+		"link":   func(path string) error { return os.Symlink(secret, path) },
+		"pipe":   func(path string) error { return unix.Mkfifo(path, 0o666) },
+		"zero":   func(path string) error { return os.Symlink("/dev/zero", path) },
+		"folder": func(path string) error { return os.MkdirAll(filepath.Join(path, "a"), 0o755) },
+	} {
+		must(t, put(l.podFile("net1")+".railyard.tmp"))
+		c.verb = "ADD"
+		l.mustRun(c)
+		if got := l.podInfo("net1")["containerID"]; got != "c1" {
+			t.Errorf("%s: %v", name, got)
+		}
+		must(t, os.Remove(l.podFile("net1")))
+		must(t, put(l.podFile("net1")))
+		c.verb, c.killAfter = "DEL", 20*time.Second
+		l.mustRun(c)
+		if _, err := os.Lstat(l.podFile("net1")); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	b, err := os.ReadFile(secret)
+	s, _ := os.Stat(secret)
+	if err != nil || string(b) != "root" || s.Mode().Perm() != 0o600 {
+		t.Errorf("a file of the node's is %q, %v (%v)", b, s.Mode(), err)
 	}
 }
 
