@@ -36,9 +36,8 @@ type attachment struct {
 	devices []string // their keys
 	// shared are those of settings that others may hold too, until the journal is written.
 	shared []*journal.Lock
-	// tables are the routing tables that the pod uses, named those that the config names; nil until they are needed.
-	tables map[int]bool
-	named  []int
+	// podLocked says that one of them is the pod's.
+	podLocked bool
 }
 
 func (p *plugin) add(ctx context.Context, args dispatch.Args) (*current.Result, error) {

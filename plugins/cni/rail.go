@@ -49,9 +49,6 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 	if r.source != nil && r.name() != t.args.IfName {
 		r.source.Rename(r.name())
 	}
-	if r.table, err = t.freeTable(s); err != nil {
-		return nil, err
-	}
 	switch {
 	case r.spec.Kind == conf.KindChained:
 		err = r.planChained(t)

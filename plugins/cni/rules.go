@@ -4,6 +4,7 @@
 package cni
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -21,37 +22,48 @@ import (
 // rulePriority is before that of the main table, 32766. Rules of a rail are told from all others by their table.
 const rulePriority = 1000
 
-// freeTable gives the rail a routing table that nothing else in the pod uses: another attachment of several rails, for one.
-func (t *attachment) freeTable(s conf.RailSpec) (int, error) {
-	if s.Table == 0 {
-		return 0, nil
+// planTables gives each rail a routing table that nothing else in the pod uses: another attachment of several rails, for one, which may be
+// about to. It changes nothing.
+func (p *plugin) planTables(ctx context.Context, dir *journal.Dir, t *attachment) error {
+	if !t.spec.Multi() {
+		return nil
 	}
-	if t.tables == nil {
-		t.tables = map[int]bool{}
-		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			list, err := t.pod.link.RuleList(family)
-			if err != nil {
-				return 0, dispatch.Errorf(dispatch.CodeRoute, "list the pod's rules: %w", err)
-			}
-			for _, r := range list {
-				t.tables[r.Table] = true
-			}
-		}
-		for _, o := range t.spec.Rails {
-			if !o.AutoTable {
-				t.named = append(t.named, o.Table)
+	if err := t.lockPod(ctx, p, dir); err != nil {
+		return err
+	}
+	used, named := map[int]bool{}, []int{}
+	for _, j := range others(dir, idOf(t.args)) {
+		for _, s := range j.Steps {
+			if s.Rule != nil && samePod(j, t.args.NS) {
+				used[s.Rule.Table] = true
 			}
 		}
 	}
-	table := s.Table
-	for s.AutoTable && (t.tables[table] || slices.Contains(t.named, table)) {
-		table++
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := t.pod.link.RuleList(family)
+		if err != nil {
+			return dispatch.Errorf(dispatch.CodeRoute, "list the pod's rules: %w", err)
+		}
+		for _, r := range list {
+			used[r.Table] = true
+		}
 	}
-	if t.tables[table] {
-		return 0, &conf.FieldError{Field: "rails.table", Detail: fmt.Sprintf("%d has rules in the pod already: write another one, or none", table)}
+	for _, s := range t.spec.Rails {
+		if !s.AutoTable {
+			named = append(named, s.Table)
+		}
 	}
-	t.tables[table] = true
-	return table, nil
+	for i, s := range t.spec.Rails {
+		table := s.Table
+		for s.AutoTable && (used[table] || slices.Contains(named, table)) {
+			table++
+		}
+		if used[table] {
+			return &conf.FieldError{Field: fmt.Sprintf("rails[%d].table", i), Detail: fmt.Sprintf("%d has rules in the pod already: write another one, or none", table)}
+		}
+		used[table], t.rails[i].table = true, table
+	}
+	return nil
 }
 
 // routeBySource sends what leaves with the rail's addresses out over the rail, whatever the main table says: the

@@ -34,8 +34,26 @@ func (p *plugin) sharedLock(ctx context.Context, dir *journal.Dir, what string) 
 	return lock, nil
 }
 
-// sysctlLock names the lock of the settings of a pod.
-func sysctlLock(ns ipam.NetNS) string { return fmt.Sprintf("sysctls of %d:%d", ns.Dev, ns.Ino) }
+// podLock names the lock of what the attachments of a pod share: lasting settings, and the choice of routing tables.
+func podLock(ns ipam.NetNS) string { return fmt.Sprintf("sysctls of %d:%d", ns.Dev, ns.Ino) }
+
+// lockPod takes it for an ADD, once.
+func (t *attachment) lockPod(ctx context.Context, p *plugin, dir *journal.Dir) error {
+	if t.podLocked {
+		return nil
+	}
+	lock, err := p.sharedLock(ctx, dir, podLock(t.args.NS))
+	if err != nil {
+		return err
+	}
+	t.shared, t.podLocked = append(t.shared, lock), true
+	return nil
+}
+
+// samePod says that the attachment is one of the pod's: an inode is used again.
+func samePod(j journal.Journal, ns ipam.NetNS) bool {
+	return j.NetNS.Dev == ns.Dev && j.NetNS.Ino == ns.Ino && !j.NetNS.Gone()
+}
 
 // tosLock is one for all devices: it is held for an instant.
 const tosLock = "type of service of RDMA devices"
@@ -49,7 +67,7 @@ func others(dir *journal.Dir, id journal.ID) []journal.Journal {
 // sysctlHolder is another attachment's hold on a lasting setting of the same pod, or nil.
 func sysctlHolder(others []journal.Journal, ns ipam.NetNS, path string) *journal.Sysctl {
 	for _, j := range others {
-		if j.NetNS.Dev != ns.Dev || j.NetNS.Ino != ns.Ino || j.NetNS.Gone() { // an inode is used again
+		if !samePod(j, ns) {
 			continue
 		}
 		for _, s := range j.Steps {
@@ -78,7 +96,10 @@ func (p *plugin) planShared(ctx context.Context, dir *journal.Dir, t *attachment
 	if err := p.planToS(ctx, dir, t); err != nil {
 		return err
 	}
-	return p.planSysctls(ctx, dir, t)
+	if err := p.planSysctls(ctx, dir, t); err != nil {
+		return err
+	}
+	return p.planTables(ctx, dir, t)
 }
 
 // planSysctls decides on the settings of the config, and reads the old values of those that outlive the interfaces.
@@ -100,11 +121,9 @@ func (p *plugin) planSysctls(ctx context.Context, dir *journal.Dir, t *attachmen
 	if len(lasting) == 0 {
 		return nil
 	}
-	lock, err := p.sharedLock(ctx, dir, sysctlLock(t.args.NS))
-	if err != nil {
+	if err := t.lockPod(ctx, p, dir); err != nil {
 		return err
 	}
-	t.shared = append(t.shared, lock)
 	all := others(dir, idOf(t.args))
 	return t.pod.do(func() error {
 		for _, i := range lasting {
@@ -146,7 +165,7 @@ func (u *undoing) letGo(ctx context.Context, lock string, held func([]journal.Jo
 
 // restoreSysctl gives a lasting setting its old value back, unless another attachment of the pod has it too.
 func (u *undoing) restoreSysctl(ctx context.Context, s *journal.Sysctl) error {
-	return u.letGo(ctx, sysctlLock(u.journal.NetNS),
+	return u.letGo(ctx, podLock(u.journal.NetNS),
 		func(all []journal.Journal) bool { return sysctlHolder(all, u.journal.NetNS, s.Path) != nil },
 		func(o journal.Step) bool { return o.Sysctl == s },
 		func() error { return u.pod.restore(*s) })

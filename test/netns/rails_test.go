@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,6 +54,7 @@ func TestRails(t *testing.T) {
 		"retained":      testRailsRetained,
 		"other_ipam":    testRailsOtherIPAM,
 		"two_networks":  testRailsTwice,
+		"two_at_once":   testRailsAtOnce,
 		"high_table":    testRailsHighTable,
 		"no_other's":    testRailsIdentity,
 		"named":         testRailsNamed,
@@ -112,6 +114,38 @@ func testRailsResult(t *testing.T, l *lab, pod *space, c call) {
 
 func testRailsOfNoPool(_ *testing.T, l *lab, pod *space, c call) {
 	l.roundTrip(pod, c.with(map[string]any{"ipam": nil, "rails": []any{map[string]any{"master": "rail0"}, map[string]any{"master": "rail1"}}}), func() {})
+}
+
+// testRailsAtOnce: the tables of an attachment that is about to make its rules are not free, whether it lives or is dead by now.
+func testRailsAtOnce(t *testing.T, l *lab, pod *space, c call) {
+	before := l.traces(pod)
+	c = c.with(map[string]any{"rails": []any{map[string]any{"master": "rail0"}, map[string]any{"master": "rail1"}}})
+	dead, other := c, c
+	dead.verb, dead.ifName, other.ifName = "ADD", "net2", "net3"
+	l.mustDie(dead, "add:journaled")
+	l.add(c)
+	dead.verb, c.verb = "DEL", "CHECK"
+	l.mustRun(dead)
+	l.mustRun(c)
+	both := []call{c, other}
+	for range 5 {
+		for _, verb := range []string{"DEL", "ADD", "CHECK"} {
+			var wg sync.WaitGroup
+			for _, one := range both {
+				one.verb = verb
+				wg.Go(func() { l.mustRun(one) })
+			}
+			wg.Wait()
+		}
+		other.verb, c.verb = "DEL", "CHECK"
+		l.mustRun(other)
+		l.mustRun(c)
+	}
+	c.verb = "DEL"
+	l.mustRun(c)
+	if diff := cmp.Diff(before, l.traces(pod)); diff != "" {
+		t.Errorf("left behind (-before +after):\n%s", diff)
+	}
 }
 
 // testRailsTwice: two such networks in one pod keep out of each other's way, also when one goes.
