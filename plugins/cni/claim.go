@@ -72,9 +72,12 @@ func (p *plugin) deviceLock(ctx context.Context, dir *journal.Dir, key string) (
 // reclaim takes a device on the host from the attachment that tagged it, if that is dead, and the tag if there is
 // no such attachment. The dead one may have been about to move more than this: the rails before have the locks of some.
 func (p *plugin) reclaim(ctx context.Context, dir *journal.Dir, t *attachment, m master, tag string) error {
-	all, _ := dir.List() // one that cannot be read keeps what it has: its tag is nobody's, and the next lines say so
+	all, unreadable := dir.List()
 	at := slices.IndexFunc(all, func(j journal.Journal) bool { return j.HasTag(tag) })
-	if at < 0 {
+	switch {
+	case at < 0 && errors.Is(unreadable, journal.ErrNewer): // only its writer knows what the device is to be again
+		return dispatch.Errorf(dispatch.CodeJournal, "device: %s may belong to an attachment of a newer program, whose DEL must come first: %w", m.name(), unreadable)
+	case at < 0: // a damaged one has lost what the device was, and its DEL says so
 		if err := t.host.LinkDelAltName(m.link, tag); err != nil && !errors.Is(err, unix.ENOENT) {
 			return dispatch.Errorf(dispatch.CodeLink, "device: take the tag of a lost attachment from %s: %w", m.name(), err)
 		}

@@ -332,6 +332,12 @@ func testDeviceReclaimed(t *testing.T, l *lab, pod *space, c call) {
 			t.Errorf("left behind (-before +after):\n%s", diff)
 		}
 	}
+	// One of a newer program's, which alone knows what the device is to be again.
+	l.mustDie(dead, "add:tagged")
+	l.editJournal(dead.id, func(j map[string]any) { j["version"] = 99 })
+	c.verb = "ADD"
+	l.mustFail(dispatch.CodeJournal, "newer", c)
+	l.editJournal(dead.id, func(j map[string]any) { j["version"] = 1 })
 	// A tag of which nobody knows any more.
 	must(t, l.host.link.LinkAddAltName(l.host.get("dev0"), "railyard-00112233445566778899aabbccddeeff"))
 	l.roundTripFrom(before, pod, c)
