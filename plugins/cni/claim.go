@@ -45,7 +45,26 @@ func (p *plugin) lockDevice(ctx context.Context, dir *journal.Dir, t *attachment
 	case r.master.key() != m.key() || foreignTag(r.master.link.Attrs(), tag) != "":
 		return dispatch.Errorf(dispatch.CodeTryAgain, "device: another call has taken %s at this moment", m.name())
 	}
+	if j := standsOn(dir, r.master); j != nil {
+		return dispatch.Errorf(dispatch.CodeMaster, "device: %s of network %s stands on %s, and would lose its network: keep networks of both kinds on different NICs, or wait for its DEL", j.ID(), j.Network, m.name())
+	}
 	return nil
+}
+
+// standsOn is the journal of a living attachment whose interface is on the link, or nil.
+func standsOn(dir *journal.Dir, m master) *journal.Journal {
+	all, _ := dir.List() // what cannot be read keeps no device from anybody
+	a := m.link.Attrs()
+	at := slices.IndexFunc(all, func(j journal.Journal) bool {
+		return !j.NetNS.Gone() && slices.ContainsFunc(j.Steps, func(s journal.Step) bool {
+			// An index is used again, and so the name counts too.
+			return s.Link != nil && s.Link.Host == nil && s.Link.Parent == a.Index && s.Link.Master == a.Name
+		})
+	})
+	if at < 0 {
+		return nil
+	}
+	return &all[at]
 }
 
 // key names the device for its lock: the place on the bus, which stays, or else the name.

@@ -403,6 +403,11 @@ func testDeviceRefused(t *testing.T, l *lab, pod *space, c call) {
 	must(t, l.host.link.LinkSetMaster(l.host.get("dev0"), bridge))
 	l.mustFail(dispatch.CodeMaster, "port of a bridge", c)
 	must(t, l.host.link.LinkDel(bridge))
+	// Others stand on it, as long as they live.
+	upper := call{verb: "ADD", id: "upper", ifName: "net1", netns: newSpaceNamed(t, l, "upper").path}.with(map[string]any{"kind": "macvlan", "device": nil, "master": "dev0"})
+	l.mustRun(upper)
+	l.mustFail(dispatch.CodeMaster, "upper@net1", c)
+	must(t, os.Remove(upper.netns)) // gone, as far as anybody can see
 	// Somebody has it: the answer says who.
 	l.add(c)
 	second := c
