@@ -171,6 +171,9 @@ func (p *plugin) attach(ctx context.Context, dir *journal.Dir, t *attachment) (*
 	t.unlockShared()
 	p.Hit("add:journaled")
 	for _, r := range t.rails {
+		if err := sameMode(dir, idOf(t.args), r.link); err != nil { // again, as others may have planned at once: of two, one has seen the other's journal
+			return nil, err
+		}
 		if err := p.forceClass(r.tos); err != nil {
 			return nil, err
 		}

@@ -66,8 +66,8 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 		if r.master, err = p.chooseMaster(t, s); err != nil {
 			return nil, err
 		}
-		if r.link, err = planLink(r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindIPvlan {
-			err = sameMode(dir, r.link)
+		if r.link, err = planLink(r.spec, s, r.master, id); err == nil {
+			err = sameMode(dir, idOf(t.args), r.link)
 		}
 	}
 	if err != nil {
@@ -106,11 +106,13 @@ func (r *rail) planChained(t *attachment) error {
 	return dispatch.Errorf(dispatch.CodeConfig, "prevResult: has no interface %s in the pod: put the plugin behind the one that makes it", r.name())
 }
 
-// sameMode refuses an ipvlan in another mode than those that stand on its master: the kernel would change the mode of
-// all of them (ipvlan_set_port_mode).
-func sameMode(dir *journal.Dir, l *journal.Link) error {
-	all, _ := dir.List() // a damaged journal is no reason to attach nobody
-	for _, j := range all {
+// sameMode refuses an ipvlan in another mode than those of others on its master: the kernel would change the mode of all of them
+// (ipvlan_set_port_mode).
+func sameMode(dir *journal.Dir, id journal.ID, l *journal.Link) error {
+	if l.Kind != conf.KindIPvlan {
+		return nil
+	}
+	for _, j := range others(dir, id) {
 		for _, s := range j.Steps {
 			if o := s.Link; o != nil && o.Kind == conf.KindIPvlan && o.Parent == l.Parent && o.Mode != l.Mode && !j.NetNS.Gone() {
 				return &conf.FieldError{Field: "mode", Detail: fmt.Sprintf("is %s, and %s has an ipvlan in mode %s on %s: all on one master share one mode", l.Mode, j.ID(), o.Mode, l.Master)}

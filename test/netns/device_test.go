@@ -490,20 +490,3 @@ func TestHostDevice_Killed(t *testing.T) {
 		"add:planned", "add:journaled", "add:tagged", "add:linked", "add:leased", "add:set", "add:addressed", "add:up", "add:routed", "add:done",
 	}, []string{"undo:2", "undo:1", "undo:pulled", "undo:restored", "undo:0", "undo:done", "undo:removed"})
 }
-
-// TestIPvlanUnknown: a kernel without ipvlan is told so; where it has them the tests of the VM tier do the rest.
-func TestIPvlanUnknown(t *testing.T) {
-	l, pod := newLab(t), newSpace(t)
-	c := call{verb: "ADD", id: "c1", ifName: "net1", netns: pod.path}.with(map[string]any{"kind": "ipvlan"})
-	before := l.traces(pod)
-	switch a := l.run(c); {
-	case a.rc == 0:
-		c.verb = "DEL"
-		l.mustRun(c)
-	case a.code != dispatch.CodeLink:
-		t.Errorf("code %d %s", a.code, a.msg)
-	}
-	if diff := cmp.Diff(before, l.traces(pod)); diff != "" {
-		t.Errorf("left behind (-before +after):\n%s", diff)
-	}
-}
