@@ -156,9 +156,7 @@ func obstacle(v view) *metav1.Condition {
 		c = notReady(v1alpha1.ReasonNamespaceTerminating,
 			fmt.Sprintf("spec.networkNamespace: namespace %s is being deleted: create it again, or name another", key.Namespace))
 	case v.found != nil && !owns(v.network, v.found):
-		c = notReady(v1alpha1.ReasonConflict,
-			fmt.Sprintf("NetworkAttachmentDefinition %s exists and is not this network's: delete or rename it, or hand it over by the annotation %s: %s",
-				key, render.OwnerAnnotation, v.want.Annotations[render.OwnerAnnotation]))
+		c = notReady(v1alpha1.ReasonConflict, conflict(key, v.found, v.want))
 	case v.found != nil && !v.found.DeletionTimestamp.IsZero():
 		c = notReady(v1alpha1.ReasonFailed,
 			fmt.Sprintf("NetworkAttachmentDefinition %s is being deleted and waits for its finalizers %v", key, v.found.Finalizers))
@@ -166,6 +164,15 @@ func obstacle(v view) *metav1.Condition {
 		return nil
 	}
 	return &c
+}
+
+// conflict says whose the definition is that lies where want belongs.
+func conflict(key types.NamespacedName, found, want *nadv1.NetworkAttachmentDefinition) string {
+	if owner, place, ok := strings.Cut(found.Annotations[render.OwnerAnnotation], " in "); ok && place == found.Namespace {
+		return fmt.Sprintf("NetworkAttachmentDefinition %s is that of %s: rename one of the two networks, or give one another spec.networkNamespace", key, owner)
+	}
+	return fmt.Sprintf("NetworkAttachmentDefinition %s exists and is not this network's: delete or rename it, or hand it over by the annotation %s: %s",
+		key, render.OwnerAnnotation, want.Annotations[render.OwnerAnnotation])
 }
 
 func readiness(v view) metav1.Condition {

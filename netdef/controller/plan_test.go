@@ -103,6 +103,23 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestConflict: who has the definition is said, if a network has it.
+func TestConflict(t *testing.T) {
+	at := func(owner string) *nadv1.NetworkAttachmentDefinition {
+		return &nadv1.NetworkAttachmentDefinition{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "n", Annotations: map[string]string{render.OwnerAnnotation: owner}}}
+	}
+	want := at("railnetwork.railyard.dev/n in ns")
+	for owner, words := range map[string]string{
+		"macvlannetwork.railyard.dev/n in ns":    "is that of macvlannetwork.railyard.dev/n: rename",
+		"macvlannetwork.railyard.dev/n in other": "is not this network's", // a copy
+		"":                                       "is not this network's",
+	} {
+		if got := conflict(keyOf(want), at(owner), want); !strings.Contains(got, words) {
+			t.Errorf("%q: %s", owner, got)
+		}
+	}
+}
+
 // checkPlan decides on v and checks what no plan may do.
 func checkPlan(t *testing.T, v view, want []string) {
 	t.Helper()
