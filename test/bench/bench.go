@@ -47,6 +47,9 @@ func bench(ctx context.Context, o options, stdout, stderr io.Writer) (err error)
 		}
 		defer func() { err = errors.Join(err, s.node.stop()) }()
 	}
+	if o.against != "" {
+		return s.compare(ctx, stdout)
+	}
 	for _, step := range []func(context.Context) error{s.attachments, s.kinds, s.addresses, s.demands, s.scale, s.outage} {
 		if err := step(ctx); err != nil {
 			return err

@@ -38,7 +38,7 @@ func main() {
 type options struct {
 	short, check, peers bool
 	out, docs, bin      string
-	tools               string
+	tools, against      string
 	inside              bool
 }
 
@@ -55,9 +55,13 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.docs, "docs", "docs", "`folder` for benchmarks.md and its plots")
 	fs.StringVar(&o.bin, "bin", "bin", "`folder` of railyard's programs, as make build makes them")
 	fs.StringVar(&o.tools, "tools", "", "`folder` of the tools; empty: what make -s tools-dir says")
+	fs.StringVar(&o.against, "against", "", "`folder` of another build's programs: compare the plugin of -bin with that one's, and nothing else")
 	fs.BoolVar(&o.inside, "inside", false, "run in the namespaces at hand; the program starts itself so")
 	if err := fs.Parse(args); err != nil {
 		return o, err
+	}
+	if o.peers && o.against != "" {
+		return o, errors.New("-peers leaves railyard out, -against measures nothing else: leave one of them out")
 	}
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("%q is not a flag", fs.Arg(0))
@@ -88,8 +92,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 	}
-	for _, dir := range []*string{&o.out, &o.docs, &o.bin, &o.tools} {
-		if !filepath.IsAbs(*dir) {
+	for _, dir := range []*string{&o.out, &o.docs, &o.bin, &o.tools, &o.against} {
+		if *dir != "" && !filepath.IsAbs(*dir) {
 			*dir = filepath.Join(root, *dir)
 		}
 	}
@@ -101,7 +105,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	err = lab.Reexec(ctx, []string{
 		"-inside", fmt.Sprintf("-short=%t", o.short), fmt.Sprintf("-check=%t", o.check), fmt.Sprintf("-peers=%t", o.peers),
-		"-out=" + o.out, "-docs=" + o.docs, "-bin=" + o.bin, "-tools=" + o.tools,
+		"-out=" + o.out, "-docs=" + o.docs, "-bin=" + o.bin, "-tools=" + o.tools, "-against=" + o.against,
 	}, stdout, stderr)
 	switch {
 	case ctx.Err() != nil:
@@ -120,6 +124,9 @@ func (o options) programs() []string {
 		for _, name := range []string{"railyard", "railyard-ipam", "railyard-agent"} {
 			programs = append(programs, filepath.Join(o.bin, name))
 		}
+	}
+	if o.against != "" {
+		programs = append(programs, filepath.Join(o.against, "railyard"))
 	}
 	return programs
 }

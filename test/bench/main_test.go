@@ -24,7 +24,7 @@ func TestParse(t *testing.T) {
 	if _, err := parse([]string{"-h"}, io.Discard); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("parse(-h) = %v, want flag.ErrHelp", err)
 	}
-	for _, args := range [][]string{{"short"}, {"-none"}} {
+	for _, args := range [][]string{{"short"}, {"-none"}, {"-peers", "-against=old"}} {
 		if _, err := parse(args, io.Discard); err == nil {
 			t.Errorf("parse(%q) was accepted", args)
 		}

@@ -87,20 +87,24 @@ func barTable(b *strings.Builder, bars []Bar) {
 }
 
 func table(b *strings.Builder, rows []Result) {
-	b.WriteString("| parallel | contestant | ADD p50 ms | p99 ms | per second | CPU ms | DEL p50 ms | p99 ms | per second | samples |\n")
-	b.WriteString("|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	b.WriteString("| parallel | contestant | ADD p50 ms | p99 ms | per second | CPU ms | DEL p50 ms | p99 ms | per second | CPU ms | samples |\n")
+	b.WriteString("|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, add := range rows {
 		if add.Verb != measure.Add {
 			continue
 		}
 		del, _ := find(rows, add.Contestant, add.Parallel, measure.Del)
-		cpu := number(add.CPU)
-		if add.CPU == 0 {
-			cpu = ""
-		}
-		fmt.Fprintf(b, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %d |\n", add.Parallel, add.Contestant,
-			number(add.P50), number(add.P99), number(add.PerSecond), cpu, number(del.P50), number(del.P99), number(del.PerSecond), add.Samples)
+		fmt.Fprintf(b, "| %d | %s | %s | %s | %s | %s | %s | %s | %s | %s | %d |\n", add.Parallel, add.Contestant,
+			number(add.P50), number(add.P99), number(add.PerSecond), known(add.CPU), number(del.P50), number(del.P99), number(del.PerSecond), known(del.CPU), add.Samples)
 	}
+}
+
+// known is nothing for what was not measured.
+func known(f float64) string {
+	if f == 0 {
+		return ""
+	}
+	return number(f)
 }
 
 func apiTable(b *strings.Builder, a API) {
