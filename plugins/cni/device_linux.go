@@ -130,7 +130,7 @@ func planDevice(h *netlink.Handle, s conf.Spec, r conf.RailSpec, m master, id jo
 	if host.Details, err = ownAddresses(h, m.link); err != nil {
 		return refuse("could not be looked at: %w", err)
 	}
-	host.Addresses, host.Sysctls = prefixes(host.Details), ownSysctls(a.Name)
+	host.Addresses, host.Sysctls = prefixes(host.Details), ownSysctls(a)
 	l.Host = host
 	return l, nil
 }

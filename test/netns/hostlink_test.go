@@ -112,3 +112,32 @@ func TestHostLink(t *testing.T) {
 		}
 	}
 }
+
+// TestHostLink_GenMode: how a device makes its IPv6 addresses is what it was again, and so is a secret that it makes them of.
+func TestHostLink_GenMode(t *testing.T) {
+	for name, settings := range map[string][][2]string{
+		"none":            {{"addr_gen_mode", "1"}},
+		"secret":          {{"stable_secret", "2001:db8::7"}},
+		"random":          {{"addr_gen_mode", "3"}},
+		"secret, random":  {{"stable_secret", "2001:db8::7"}, {"addr_gen_mode", "3"}},
+		"as the default":  {},
+		"not the default": {{"", "1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, pod := newLab(t), newSpace(t)
+			l.addDevice()
+			for _, s := range settings {
+				if s[0] == "" {
+					l.host.setSysctl("net/ipv6/conf/default/addr_gen_mode", s[1])
+				} else {
+					l.host.setSysctl("net/ipv6/conf/dev0/"+s[0], s[1])
+				}
+			}
+			before := l.host.linkState("dev0")
+			l.roundTrip(pod, call{id: "c1", ifName: "net1", netns: pod.path}, func() {})
+			if diff := cmp.Diff(before, l.host.linkState("dev0")); diff != "" {
+				t.Errorf("the device (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
