@@ -3,8 +3,10 @@ module github.com/railyard-net/railyard
 go 1.26.0
 
 require (
+	github.com/BurntSushi/toml v1.6.0
 	github.com/NVIDIA/go-nvml v0.13.4-1
 	github.com/containernetworking/cni v1.3.1
+	github.com/cyphar/filepath-securejoin v0.4.1
 	github.com/go-logr/logr v1.4.4
 	github.com/google/go-cmp v0.7.0
 	github.com/google/go-containerregistry v0.21.7

@@ -4,124 +4,119 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
-	"strings"
-	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/railyard-net/railyard/ipam/compat"
+	"github.com/railyard-net/railyard/plugins/install"
 )
 
-// versionTimeout bounds one run of a plugin's VERSION, which takes milliseconds.
-const versionTimeout = 10 * time.Second
+// The first arguments that make the program put the plugins on a node or take them away, instead of running the agent.
+const (
+	installCommand   = "install"
+	uninstallCommand = "uninstall"
+)
 
-// installBinaries puts the CNI plugins from one folder into another. A plugin that is there already, byte by byte,
-// is left alone. Another one is replaced in one step, so that a runtime which executes it meanwhile gets the old one
-// or the new one; and only after the new one has answered VERSION, so that a broken image does not break the node.
-// As are more names for railyard-ipam, in the place of the plugins that are called so.
-func installBinaries(ctx context.Context, log *slog.Logger, from, to string, as ...string) error {
-	type file struct{ source, name string }
-	files := []file{{"railyard", "railyard"}, {"railyard-ipam", "railyard-ipam"}}
-	for _, name := range as {
-		files = append(files, file{"railyard-ipam", name})
-	}
-	for _, f := range files {
-		if err := installBinary(ctx, log, filepath.Join(from, f.source), filepath.Join(to, f.name)); err != nil {
-			return fmt.Errorf("install %s into %s: %w", f.name, to, err)
-		}
-	}
-	return syncDir(to)
+// placing is what the command line of either says.
+type placing struct {
+	verb     string
+	host     string
+	dir      string
+	from     string
+	stateDir string
+	as       names
 }
 
-func installBinary(ctx context.Context, log *slog.Logger, source, target string) error {
-	data, err := os.ReadFile(source)
-	if err != nil {
-		return err
+func (p *placing) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet(p.verb, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&p.host, "host", "", "`folder` at which the node's file system is mounted; empty: this one's is the node's")
+	fs.StringVar(&p.dir, "dir", "", "`folder` of the CNI plugins on the node; empty: the one that its container runtime is configured with")
+	fs.Var(&p.as, "as", "more `names` for railyard-ipam there: whereabouts,nv-ipam")
+	if p.verb == installCommand {
+		fs.StringVar(&p.from, "from", "/usr/local/bin", "`folder` to take the CNI plugins from")
+	} else {
+		fs.StringVar(&p.stateDir, "state-dir", "/run/railyard", "`folder` of the node's leases and attachments, on the node")
 	}
-	if err := removeLeftovers(target); err != nil {
-		return err
-	}
-	want := sha256.Sum256(data)
-	if same(target, want) {
-		log.DebugContext(ctx, "CNI binary is up to date", "path", target)
+	return fs
+}
+
+const installUsage = `railyard-agent install puts the CNI plugins into the folder from which the node's container runtime
+executes them, each in one step, and only if it answers there.
+
+Usage: railyard-agent install [flags]
+
+`
+
+const uninstallUsage = `railyard-agent uninstall takes the CNI plugins away from the node. It refuses while pods of the node
+have rails or addresses, or an agent runs, and changes nothing then.
+
+Usage: railyard-agent uninstall [flags]
+
+`
+
+// runPlacing is the command that verb says. Help goes to stdout, the log to stderr.
+func runPlacing(ctx context.Context, verb string, args []string, stdout, stderr io.Writer) error {
+	p := placing{verb: verb}
+	fs := p.flags()
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		usage := map[string]string{installCommand: installUsage, uninstallCommand: uninstallUsage}[verb]
+		if _, err := io.WriteString(stdout, usage); err != nil {
+			return err
+		}
+		fs.SetOutput(stdout)
+		fs.PrintDefaults()
 		return nil
+	case err != nil:
+		return fmt.Errorf("%w\nrun railyard-agent %s --help for the flags", err, verb)
+	case fs.NArg() > 0:
+		return fmt.Errorf("%q is not a flag: %s takes flags only", fs.Arg(0), verb)
 	}
-	version, err := cniVersion(ctx, source)
+	if err := checkAs(p.as); err != nil {
+		return fmt.Errorf("--as: %w", err)
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	host := install.Host(p.host)
+	if host == "" {
+		host = "/"
+	}
+	found := install.Found{Folder: p.dir, Because: "--dir says so"}
+	if p.dir == "" {
+		var err error
+		if found, err = install.Find(host); err != nil {
+			return err
+		}
+	}
+	log.InfoContext(ctx, "the node's folder of CNI plugins", "path", found.Folder, "because", found.Because)
+	dir, err := host.Path(found.Folder)
 	if err != nil {
 		return err
 	}
-	// The temporary file must be in the folder itself: same filesystem, same SELinux label.
-	err = renameio.WriteFile(target, data, 0o755, renameio.WithTempDir(filepath.Dir(target)), renameio.WithStaticPermissions(0o755))
-	if err != nil {
+	if verb == uninstallCommand {
+		state, err := host.Path(p.stateDir)
+		if err != nil {
+			return err
+		}
+		return install.Remove(ctx, log, dir, state, p.as...)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if !same(target, want) {
-		return fmt.Errorf("%s is not what was written to it: does something else install it too?", target)
-	}
-	log.InfoContext(ctx, "CNI binary installed", "path", target, "sha256", fmt.Sprintf("%x", want[:6]), "cniVersions", version)
-	return nil
+	return install.Install(ctx, log, p.from, dir, p.as...)
 }
 
-// same says whether path is an executable with that content.
-func same(path string, sum [sha256.Size]byte) bool {
-	info, err := os.Lstat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o755 {
-		return false
-	}
-	data, err := os.ReadFile(path)
-	return err == nil && sha256.Sum256(data) == sum
-}
-
-// cniVersion asks the plugin at path for the versions of the specification that it speaks.
-func cniVersion(ctx context.Context, path string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Env = []string{"CNI_COMMAND=VERSION"}
-	cmd.Stdin = strings.NewReader(`{"cniVersion":"1.1.0"}`)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s does not answer VERSION: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	var reply struct{ SupportedVersions []string }
-	if err := json.Unmarshal(stdout.Bytes(), &reply); err != nil || len(reply.SupportedVersions) == 0 {
-		return "", fmt.Errorf("%s answers VERSION with %q, which is no CNI plugin's answer", path, stdout.String())
-	}
-	return strings.Join(reply.SupportedVersions, " "), nil
-}
-
-// removeLeftovers removes what an installer that was killed left beside target.
-func removeLeftovers(target string) error {
-	dir, base := filepath.Split(target)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	leftover := regexp.MustCompile(`^\.` + regexp.QuoteMeta(base) + `[0-9]+$`)
-	for _, e := range entries {
-		if leftover.MatchString(e.Name()) {
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
+// checkAs refuses names that nobody's IPAM plugin has.
+func checkAs(as names) error {
+	for _, name := range as {
+		if !compat.Is(name) {
+			return fmt.Errorf("%.40q is none of %v", name, compat.Types())
 		}
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }() // nothing was written through it
-	return d.Sync()
 }

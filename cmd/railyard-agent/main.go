@@ -29,6 +29,7 @@ import (
 	"github.com/railyard-net/railyard/ipam/agent"
 	"github.com/railyard-net/railyard/ipam/store"
 	"github.com/railyard-net/railyard/ipam/wire"
+	"github.com/railyard-net/railyard/plugins/install"
 )
 
 // The heap is small, a few MiB with 10,000 leases, and what looks at all leases makes short peaks of garbage:
@@ -50,6 +51,9 @@ func main() {
 
 // run is the agent, until ctx ends. Stdout is for --help and --version only.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && (args[0] == installCommand || args[0] == uninstallCommand) {
+		return runPlacing(ctx, args[0], args[1:], stdout, stderr)
+	}
 	o, err := parseOptions(args, getenv)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -69,7 +73,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	log := o.Logger(stderr)
 	log.InfoContext(ctx, "start", "version", daemon.Version(), "go", runtime.Version(), "node", o.nodeName, "stateDir", o.stateDir)
 	if o.installDir != "" {
-		if err := installBinaries(ctx, log, o.installFrom, o.installDir, o.installAs...); err != nil {
+		if err := install.Install(ctx, log, o.installFrom, o.installDir, o.installAs...); err != nil {
 			return err
 		}
 	}

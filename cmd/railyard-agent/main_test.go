@@ -118,79 +118,54 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	}
 }
 
-// TestInstallAs: the names of others are railyard-ipam's where that is asked for, whatever had them.
-func TestInstallAs(t *testing.T) {
+// TestPlacing: the two commands find the folder on the node, whose file system is mounted elsewhere.
+func TestPlacing(t *testing.T) {
 	t.Parallel()
-	from, to := t.TempDir(), t.TempDir()
-	good := "#!/bin/sh\n[ \"$CNI_COMMAND\" = VERSION ] && echo '{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"1.1.0\"]}'\n"
+	from, host := t.TempDir(), t.TempDir()
+	plugin := "#!/bin/sh\necho '{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"1.1.0\"]}'\n"
+	socket, config := filepath.Join(host, "run/crio/crio.sock"), filepath.Join(host, "etc/crio/crio.conf")
 	for file, text := range map[string]string{
-		filepath.Join(from, "railyard"): good, filepath.Join(from, "railyard-ipam"): good + "# ipam\n", filepath.Join(to, "whereabouts"): "#!/bin/sh\n",
+		filepath.Join(from, "railyard"): plugin, filepath.Join(from, "railyard-ipam"): plugin, socket: "",
+		config: "[crio.network]\nplugin_dirs = [\"/var/lib/cni/bin\"]\n",
 	} {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(file, []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := installBinaries(t.Context(), slog.New(slog.DiscardHandler), from, to, "whereabouts"); err != nil {
+	call := func(args ...string) error { return run(t.Context(), args, env(), io.Discard, io.Discard) }
+	if err := call("install", "--host="+host, "--from="+from, "--as=whereabouts"); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"railyard": good, "railyard-ipam": good + "# ipam\n", "whereabouts": good + "# ipam\n", "nv-ipam": ""} {
-		if data, err := os.ReadFile(filepath.Join(to, name)); string(data) != want || (err != nil) != (want == "") {
-			t.Errorf("%s: %q, %v", name, data, err)
+	bin := filepath.Join(host, "var/lib/cni/bin")
+	if entries, err := os.ReadDir(bin); err != nil || len(entries) != 3 {
+		t.Errorf("installed: %v, %v; want three plugins", entries, err)
+	}
+	if err := call("uninstall", "--host="+host, "--as=whereabouts"); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(bin); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+	for _, tc := range []struct {
+		want string
+		args []string
+	}{
+		{"../x", []string{"install", "--as=../x"}},
+		{"install --help", []string{"install", "--state-dir=/x"}},
+		{"not a flag", []string{"uninstall", "now"}},
+	} {
+		if err := call(tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%v: %v, want %q in it", tc.args, err, tc.want)
 		}
 	}
-}
-
-func TestInstall(t *testing.T) {
-	t.Parallel()
-	from, to := t.TempDir(), t.TempDir()
-	plugin := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(from, name), []byte(text), 0o755); err != nil {
-			t.Fatal(err)
+	for _, verb := range []string{"install", "uninstall"} {
+		var help bytes.Buffer
+		if err := run(t.Context(), []string{verb, "--help"}, env(), &help, io.Discard); err != nil || !strings.Contains(help.String(), "-host") {
+			t.Errorf("%s --help: %v\n%s", verb, err, &help)
 		}
-	}
-	good := "#!/bin/sh\n[ \"$CNI_COMMAND\" = VERSION ] && echo '{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"1.0.0\",\"1.1.0\"]}'\n"
-	plugin("railyard", good)
-	plugin("railyard-ipam", good+"# ipam\n")
-	leftover := filepath.Join(to, ".railyard123456")
-	if err := os.WriteFile(leftover, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.DiscardHandler)
-	install := func() error { return installBinaries(t.Context(), log, from, to) }
-	if err := install(); err != nil {
-		t.Fatal(err)
-	}
-	target := filepath.Join(to, "railyard")
-	first, err := os.Stat(target)
-	if err != nil || first.Mode().Perm() != 0o755 {
-		t.Fatalf("installed: %v, %v", first, err)
-	}
-	if _, err := os.Stat(leftover); err == nil {
-		t.Error("what a killed installer left is still there")
-	}
-	if err := install(); err != nil {
-		t.Fatal(err)
-	}
-	if second, err := os.Stat(target); err != nil || !os.SameFile(first, second) {
-		t.Errorf("an equal binary was replaced (%v)", err)
-	}
-	plugin("railyard", good+"# new\n")
-	if err := install(); err != nil {
-		t.Fatal(err)
-	}
-	if third, err := os.Stat(target); err != nil || os.SameFile(first, third) {
-		t.Errorf("another binary was not replaced (%v)", err)
-	}
-	plugin("railyard", "#!/bin/sh\nexit 1\n")
-	if err := install(); err == nil || !strings.Contains(err.Error(), "VERSION") {
-		t.Errorf("install of a broken binary: %v", err)
-	}
-	if data, err := os.ReadFile(target); err != nil || string(data) != good+"# new\n" {
-		t.Errorf("a broken binary replaced a good one (%v)", err)
-	}
-	entries, err := os.ReadDir(to)
-	if err != nil || len(entries) != 2 {
-		t.Errorf("in the folder: %v, %v; want the two binaries", entries, err)
 	}
 }
 

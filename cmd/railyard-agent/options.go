@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
-	"github.com/railyard-net/railyard/ipam/compat"
 	"github.com/railyard-net/railyard/plugins/kubelet"
 )
 
@@ -54,6 +53,9 @@ func command() daemon.Command {
 		Intro: `railyard-agent runs on every node. It leases addresses to the CNI plugins of the node through a
 socket, claims and returns blocks of addresses in the API, and ends the leases of namespaces
 that are gone. Pods start and stop while the API server is down, on the addresses at hand.
+
+"railyard-agent install" and "railyard-agent uninstall" put the CNI plugins on the node and take them
+away; each has a --help of its own.
 `,
 		Sections: []daemon.Section{
 			{Title: "Cluster", Flags: append([]string{"node-name"}, daemon.Cluster()...)},
@@ -128,10 +130,8 @@ func (o *options) check() error {
 			faults.Add(name, "%s is negative", d)
 		}
 	}
-	for _, name := range o.installAs {
-		if !compat.Is(name) {
-			faults.Add("install-as", "%.40q is none of %s", name, strings.Join(compat.Types(), ", "))
-		}
+	if err := checkAs(o.installAs); err != nil {
+		faults.Add("install-as", "%v", err)
 	}
 	o.Check(&faults)
 	return faults.Err()

@@ -69,7 +69,7 @@ func (p Plan) steps() string {
 		return `
 Steps, in this order; new pods wait from 1 to 4, running ones notice nothing:
   1. delete nv-ipam's controller and the DaemonSet of its node daemon;
-  2. run railyard-agent with --install-as=nv-ipam, on every node;
+  2. give "railyard-agent install", of the DaemonSet, --as=nv-ipam;
   3. nothing makes pools of new definitions: create IPPools under the names that they use;
   4. run this command with --apply: the pools are made, what is in use is fenced, the pools are opened;
   5. see that pods start, then delete the old objects and their definitions (CRDs).
@@ -78,7 +78,7 @@ Steps, in this order; new pods wait from 1 to 4, running ones notice nothing:
 	return `
 Steps, in this order; new pods wait from 2 to 4, running ones notice nothing:
   1. run railyard-controller with --whereabouts-pools, and delete whereabouts' DaemonSet, which would install its program again;
-  2. run railyard-agent with --install-as=whereabouts, on every node;
+  2. give "railyard-agent install", of the DaemonSet, --as=whereabouts;
   3. delete the ClusterRoleBinding of whereabouts' service account;
   4. run this command with --apply: the pools are made, what is in use is fenced, the pools are opened;
   5. see that pods start, then delete the old objects and their definitions (CRDs).
