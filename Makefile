@@ -112,6 +112,12 @@ e2e: ## Run the tests on a cluster: on the one that runs, or on one for them alo
 	build/e2e/cluster running 2>/dev/null || { ours=1; $(MAKE) cluster NODES=$(NODES); }; \
 	go test -tags e2e -json -count=1 -timeout=$(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e | tee build/test/events-e2e.json | go run ./test/tools/tally $(filter -v,$(TESTFLAGS)) -closing build/test/closing-e2e.txt
 
+.PHONY: chart
+chart: ## Check manifests/chart with helm, and that it gives what manifests/install gives
+	@$(need) kube helm
+	$(with_tools) helm lint --strict manifests/chart
+	$(with_tools) go test -count=1 $(TESTFLAGS) -run Chart ./manifests
+
 ##@ Before a change goes in
 
 .PHONY: lint
@@ -166,7 +172,7 @@ deps: ## Install the few Debian packages that are missing
 	@test/tools/deps.sh
 
 .PHONY: tools
-tools: ## Build the tools that are missing: kube-apiserver with etcd, Multus, reference plugins, generators, lint
+tools: ## Build the tools that are missing: kube-apiserver with etcd, Multus, reference plugins, generators, lint, helm
 	@$(need)
 
 .PHONY: tools-dir

@@ -6,7 +6,7 @@
 #
 #   tools.sh dir              prints the folder that holds them, and does nothing else
 #   tools.sh build [NAME...]  builds what is missing of the named ones, or of all: kube multus cni controller-gen golangci-lint
-#                             and, for whole machines, kubenode containerd multus-image
+#                             and, for whole machines, kubenode containerd multus-image; for the chart, helm
 #
 # The folder lies outside of the work tree and its name is a hash of everything that decides what the programs are: a second
 # clone finds them built, and a new version gets a folder of its own. $RAILYARD_TOOLS names another folder. What decides about one
@@ -14,7 +14,7 @@
 # A program appears under its name only when it is whole, so a build that was killed goes on where Go's build cache stopped.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-all=(kube multus cni controller-gen golangci-lint kubenode containerd multus-image)
+all=(kube multus cni controller-gen golangci-lint kubenode containerd multus-image helm)
 # The sources of each, beside its build function below.
 declare -A sources=(
 	[kube]="kube/go.mod kube/go.sum kube/cmd/kube"
@@ -23,6 +23,7 @@ declare -A sources=(
 	[containerd]=runtime
 	[controller-gen]=gen
 	[golangci-lint]=lint
+	[helm]=helm
 )
 
 # Static, reproducible, and not swayed by the caller's settings. -trimpath is part of the build cache's key: the same everywhere.
@@ -37,7 +38,7 @@ tools_dir() {
 		return
 	fi
 	local key
-	key=$(hash_of kube cni gen lint runtime tools.sh)
+	key=$(hash_of kube cni gen lint runtime helm tools.sh)
 	echo "$(tools_cache)/${key:0:16}"
 }
 
@@ -115,6 +116,12 @@ build_golangci-lint() {
 	v=$(module_version github.com/golangci/golangci-lint/v2 lint)
 	cd "$here/lint"
 	go build -v -trimpath -ldflags="-s -w -X main.version=${v#v}" -o "$1" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+}
+build_helm() {
+	local h=helm.sh/helm/v4 v
+	v=$(module_version $h helm)
+	cd "$here/helm"
+	go build -v -trimpath -ldflags="-s -w -X $h/internal/version.version=$v" -o "$1" $h/cmd/helm
 }
 
 # make_one NAME: finds or builds it in the scratch folder and moves it into place. A folder and a file are both one rename.
