@@ -9,11 +9,7 @@ import (
 	"flag"
 	"io"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestParse(t *testing.T) {
@@ -68,16 +64,5 @@ func TestIDsAreUnique(t *testing.T) {
 			t.Fatalf("id %q is not 64 characters, or was there before", id)
 		}
 		seen[id] = true
-	}
-}
-
-func TestField(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "status")
-	if err := os.WriteFile(path, []byte("VmHWM:\t   20 kB\nVmRSS:\t   1024 kB\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got := []string{field(path, "VmRSS", ":"), field(path, "Pss", ":"), field(path+".none", "a", ":")}
-	if diff := cmp.Diff([]string{"1024 kB", "unknown", "unknown"}, got); diff != "" {
-		t.Errorf("field (-want +got):\n%s", diff)
 	}
 }

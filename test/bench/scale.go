@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/test/bench/host"
 	"github.com/railyard-net/railyard/test/bench/measure"
 	"github.com/railyard-net/railyard/test/bench/report"
 )
@@ -91,7 +92,7 @@ func (n *node) memory() (memory, error) {
 		file, field string
 		to          *float64
 	}{{"status", "VmRSS", &m.rss}, {"status", "VmHWM", &m.peak}, {"smaps_rollup", "Pss", &m.pss}} {
-		value := field(filepath.Join("/proc", strconv.Itoa(n.agent.Pid()), f.file), f.field, ":")
+		value := host.Field(filepath.Join("/proc", strconv.Itoa(n.agent.Pid()), f.file), f.field, ":")
 		kb, err := strconv.ParseFloat(strings.TrimSuffix(value, " kB"), 64)
 		if err != nil {
 			return m, fmt.Errorf("read the agent's %s: %w", f.field, err)

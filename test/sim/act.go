@@ -10,6 +10,7 @@ import (
 
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
 	"github.com/railyard-net/railyard/test/sim/apiserver"
+	"github.com/railyard-net/railyard/test/sim/see"
 )
 
 // act does one action.
@@ -180,7 +181,7 @@ func (w *world) byHand(do func()) {
 		w.look(n)
 		for _, h := range n.seen.Holdings {
 			for _, r := range h.Ranges {
-				each(r, func(a netip.Addr) { before[a] = fmt.Sprint(n.name, n.seen.Session) })
+				see.Each(r, func(a netip.Addr) { before[a] = fmt.Sprint(n.name, n.seen.Session) })
 			}
 		}
 	}

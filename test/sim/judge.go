@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
-	"github.com/railyard-net/railyard/ipam/iprange"
 	"github.com/railyard-net/railyard/ipam/store"
 	"github.com/railyard-net/railyard/test/sim/check"
+	"github.com/railyard-net/railyard/test/sim/see"
 )
 
 // seen is what was last read of a node's store.
@@ -65,11 +65,7 @@ func (w *world) judge() {
 func (w *world) cluster() check.Cluster {
 	var c check.Cluster
 	for _, b := range w.api.blocks() {
-		out := check.Block{Name: b.Name, Pool: b.Spec.Pool, Slot: b.Spec.Slot}
-		for _, s := range b.Spec.Shares {
-			out.Shares = append(out.Shares, check.Share{Node: s.Node, Session: s.Session, Ranges: s.Ranges})
-		}
-		c.Blocks = append(c.Blocks, out)
+		c.Blocks = append(c.Blocks, see.Block(b))
 	}
 	for _, n := range w.nodes {
 		c.Nodes = append(c.Nodes, n.seen.Node)
@@ -117,45 +113,9 @@ func (w *world) failIf(err error) {
 }
 
 func (w *world) read(n *node, s *store.Store) seen {
-	out := check.Node{Name: n.name, Session: s.Session(), Fresh: s.Fresh()}
-	leases, err := s.Leases()
+	out, err := see.Node(n.name, s)
 	w.failIf(err)
-	for _, l := range leases {
-		x := check.Lease{Key: fmt.Sprint(l.Key), NetNS: l.NetNS.Ino}
-		for _, a := range l.Addresses {
-			x.Addrs = append(x.Addrs, a.Prefix.Addr())
-		}
-		out.Leases = append(out.Leases, x)
-	}
-	holdings, err := s.Holdings()
-	w.failIf(err)
-	for _, h := range holdings {
-		x := check.Holding{Block: h.Block, Ranges: ranges(h.Ranges), Retired: h.Retired}
-		pool, err := s.Pool(h.Pool)
-		w.failIf(err)
-		for _, sub := range pool.Subnets {
-			x.Leasable = append(x.Leasable, ranges(sub.Leasable)...)
-		}
-		held, free, cooling, err := s.BlockLeases(h.Block)
-		w.failIf(err)
-		x.Leased, x.Free, x.Cooling = len(held), free, cooling
-		out.Holdings = append(out.Holdings, x)
-	}
 	return seen{out}
-}
-
-func ranges(in []iprange.Range) []check.Range {
-	var out []check.Range
-	for _, r := range in {
-		out = append(out, check.Range{From: r.From(), To: r.To()})
-	}
-	return out
-}
-
-func each(r check.Range, do func(netip.Addr)) {
-	for a := r.From; r.Contains(a); a = a.Next() {
-		do(a)
-	}
 }
 
 // owners are the owners of all addresses, by what the API says.
@@ -165,8 +125,8 @@ func (w *world) owners() map[netip.Addr]string {
 		x, err := b.Block()
 		w.failIf(err)
 		for _, s := range x.Shares {
-			for _, r := range ranges(s.Ranges) {
-				each(r, func(a netip.Addr) { out[a] = s.Node + s.Session })
+			for _, r := range see.Ranges(s.Ranges) {
+				see.Each(r, func(a netip.Addr) { out[a] = s.Node + s.Session })
 			}
 		}
 	}
