@@ -128,7 +128,7 @@ type Agent struct {
 	// them, and not another node; wanting has the blocks in which one of this node's wants is waited for; standing counts
 	// the wants of others that this node could not answer yet.
 	starving, turn, wanting *tally
-	users                   *tally // how many nodes own addresses of a pool, by its name
+	users, blocks           *tally // how many nodes own addresses of a pool, and how many blocks it has, by its name
 	standing                atomic.Int64
 	bell                    bell          // rings when a want, or its answer, is seen
 	trading                 chan struct{} // trade has something to do
@@ -139,6 +139,7 @@ type Agent struct {
 	// untilLow is how many leases can be made before a pool may be low: counting what is free takes longer than
 	// leasing.
 	untilLow atomic.Int64
+	made     atomic.Int64 // leases, since the start
 
 	// fresh: the store was made anew and what lives on the node has not been looked at, so nothing is leased.
 	fresh atomic.Bool
@@ -167,7 +168,7 @@ func New(c Config) (*Agent, error) {
 		cfg: c, store: c.Store, log: c.Log,
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
-		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
+		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), blocks: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
 		leasing: newRWLock(), claiming: newRWLock(),
 	}
 	a.claims = claim.New(c.Client, nil)

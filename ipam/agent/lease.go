@@ -38,6 +38,7 @@ func (a *Agent) Lease(ctx context.Context, req ipam.Request) (l ipam.Lease, err 
 			if lacked != nil {
 				a.served(lacked)
 			}
+			a.made.Add(1)
 			if a.untilLow.Add(-1) <= 0 {
 				poke(a.leased)
 			}

@@ -4,6 +4,8 @@
 package agent
 
 import (
+	"math"
+
 	"github.com/railyard-net/railyard/ipam"
 )
 
@@ -111,4 +113,25 @@ func (q quiet) twice(family string, spare []string) []string {
 	}
 	q[family] = now
 	return out
+}
+
+// crowded says that no slot of the pool is without a block, or of many hardly one, where the pool has that many blocks: there nodes
+// ask each other for addresses, and find whom to ask in the mirror.
+func crowded(p ipam.Pool, blocks int) bool {
+	fewest := uint64(math.MaxUint64)
+	for _, s := range p.Subnets {
+		fewest = min(fewest, s.SlotCount())
+	}
+	// Who leases in both families owns about as many blocks of each.
+	return len(p.Subnets) > 0 && 50*uint64(blocks/len(p.Subnets)) >= 49*fewest
+}
+
+// crowdedPools are the crowded ones of the store's pools, by what the controller has counted last.
+func (a *Agent) crowdedPools() (map[string]bool, error) {
+	pools, err := a.store.Pools()
+	out := map[string]bool{}
+	for _, p := range pools {
+		out[p.Name] = crowded(p, a.blocks.count(p.Name))
+	}
+	return out, err
 }

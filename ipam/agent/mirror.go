@@ -4,14 +4,18 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 
@@ -19,28 +23,97 @@ import (
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
 )
 
-// mirror writes the leases of changed blocks to their status, once per interval, until ctx ends. What could not be
-// written is tried again at the next turn.
+// What the mirror may cost. A cluster's pods come and go all day, and each block's status is some kB that the API server stores, and
+// sends to its sharers.
+const (
+	// leasesPerWrite leases pay for one write of the mirror, and so do writeEvery intervals of MirrorInterval.
+	leasesPerWrite, writeEvery = 40, 60
+	// writesSaved is how many writes a quiet node saves up at most, so that what happens on it now and then is shown at once.
+	writesSaved = 4
+	// quietAfter intervals without a change a block is taken to be as it will stay; after showAfter of them it is not waited for
+	// that any more, and after showAnyway it is written whatever was paid, though not all such blocks at once.
+	quietAfter, showAfter, showAnyway = 1, 6, 120
+)
+
+// budget is what the mirror may still cost. It is a value to decide on.
+type budget struct {
+	saved  float64       // writes
+	since  time.Duration // boot clock, when it was last added up
+	leases int64         // made until then
+}
+
+// earned is b at a later time, at which so many leases have been made.
+func (b budget) earned(now time.Duration, leases int64, interval time.Duration) budget {
+	b.saved += float64(leases-b.leases)/leasesPerWrite + float64(now-b.since)/float64(writeEvery*interval)
+	return budget{min(b.saved, writesSaved), now, leases}
+}
+
+// unshown is a block that has changed since it was written.
+type unshown struct {
+	block          string
+	first, changed time.Duration // boot clock, when that was seen first and last
+	asked          bool          // other nodes look there for addresses
+}
+
+// due says which of the blocks are to be written now, those that have waited longest first, and what that leaves of b.
+func (b budget) due(blocks []unshown, now, interval time.Duration) ([]string, budget) {
+	slices.SortFunc(blocks, func(x, y unshown) int { return cmp.Or(cmp.Compare(x.first, y.first), cmp.Compare(x.block, y.block)) })
+	var out []string
+	for _, u := range blocks {
+		settled := now-u.changed >= quietAfter*interval || now-u.first >= showAfter*interval
+		switch {
+		case u.asked:
+		case now-u.first >= showAnyway*interval && len(out) < writesSaved:
+		case settled && b.saved >= 1:
+		default:
+			continue
+		}
+		b.saved = max(0, b.saved-1)
+		out = append(out, u.block)
+	}
+	return out, b
+}
+
+// mirror writes the leases of changed blocks to their status until ctx ends: within two intervals where little happens, and otherwise
+// as seldom as due says. What could not be written is tried again at the next turn.
 func (a *Agent) mirror(ctx context.Context) error {
 	if !a.cfg.Cache.WaitForCacheSync(ctx) {
 		return nil
 	}
-	dirty := map[string]bool{}
+	changed := map[string]unshown{}
+	left := budget{saved: writesSaved, since: a.cfg.Now()}
 	return a.every(ctx, a.cfg.MirrorInterval, "mirror leases", func(ctx context.Context) error {
+		now := a.cfg.Now()
 		for _, b := range a.store.Dirty() {
-			dirty[b] = true
-		}
-		var errs []error
-		for _, b := range slices.Sorted(maps.Keys(dirty)) {
-			if err := ctx.Err(); err != nil {
-				return err
+			u, known := changed[b]
+			if u.block, u.changed = b, now; !known {
+				u.first = now
 			}
+			changed[b] = u
+		}
+		crowded, err := a.crowdedPools()
+		if err != nil {
+			return err
+		}
+		for b, u := range changed {
+			pool, _, _ := strings.Cut(b, ".")
+			u.asked = crowded[pool]
+			changed[b] = u
+		}
+		var blocks []string
+		left = left.earned(now, a.made.Load(), a.cfg.MirrorInterval)
+		blocks, left = left.due(slices.Collect(maps.Values(changed)), now, a.cfg.MirrorInterval)
+		var errs []error
+		for _, b := range blocks {
 			err := a.mirrorBlock(ctx, b)
 			a.metrics.mirrored.WithLabelValues(result(err)).Inc()
 			if err == nil {
-				delete(dirty, b)
+				delete(changed, b)
 			}
 			errs = append(errs, err)
+			if err != nil && apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
+				break // no answer: the others would have none either
+			}
 		}
 		return errors.Join(errs...)
 	})

@@ -80,6 +80,7 @@ func (a *Agent) syncPools(ctx context.Context, nodeLabels map[string]string) err
 		obj := &list.Items[i]
 		there[obj.Name] = true
 		a.users.put(obj.Name, int(obj.Status.Nodes))
+		a.blocks.put(obj.Name, int(obj.Status.Blocks))
 		var was *ipam.Pool
 		if p, ok := stored[obj.Name]; ok {
 			was = &p
