@@ -130,7 +130,7 @@ func (a *Agent) ask(ctx context.Context, pool string, is4 bool, full *claim.Full
 		if listed, q.lost = 2*listed, false; calm {
 			continue
 		}
-		switch err := a.claim(ctx, pool, is4); {
+		switch err := a.claim(ctx, pool, is4, whole); {
 		case err == nil:
 			return nil
 		case fullError(err) != nil:

@@ -98,7 +98,7 @@ func (a *Agent) sitOut(ctx context.Context, pool string, is4 bool) error {
 
 // claimOrAsk claims a block, or has other nodes cede addresses where there is none to claim.
 func (a *Agent) claimOrAsk(ctx context.Context, pool string, is4 bool) error {
-	err := a.claim(ctx, pool, is4)
+	err := a.claim(ctx, pool, is4, glance)
 	if full := fullError(err); full != nil {
 		return a.ask(ctx, pool, is4, full)
 	}
@@ -108,10 +108,10 @@ func (a *Agent) claimOrAsk(ctx context.Context, pool string, is4 bool) error {
 func flightKey(pool string, is4 bool) string { return strconv.FormatBool(is4) + pool }
 
 // claim claims a block of one family for those who wait for one. Where there is room meanwhile, it does nothing.
-func (a *Agent) claim(ctx context.Context, pool string, is4 bool) error {
+func (a *Agent) claim(ctx context.Context, pool string, is4 bool, how effort) error {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	return a.claimUnless(ctx, pool, is4, func() bool {
+	return a.claimUnless(ctx, pool, is4, how, func() bool {
 		err := a.store.Ready(ctx, pool)
 		no := noRoom(err)
 		return err == nil || no != nil && (is4 && !no.Is4 || !is4 && !no.Is6)
@@ -119,7 +119,7 @@ func (a *Agent) claim(ctx context.Context, pool string, is4 bool) error {
 }
 
 // claimUnless claims a block of one family, unless there is enough when its turn has come.
-func (a *Agent) claimUnless(ctx context.Context, pool string, is4 bool, enough func() bool) (err error) {
+func (a *Agent) claimUnless(ctx context.Context, pool string, is4 bool, how effort, enough func() bool) (err error) {
 	done, err := a.mayClaim()
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (a *Agent) claimUnless(ctx context.Context, pool string, is4 bool, enough f
 	if more, err := a.settleUnheld(ctx, me, pool, held); err != nil || more && enough() {
 		return err
 	}
-	b, err := a.claims.Claim(ctx, me, p, is4, held...)
+	b, err := a.claimBlock(ctx, me, p, is4, how, held)
 	if err != nil {
 		return err
 	}
@@ -160,6 +160,30 @@ func (a *Agent) claimUnless(ctx context.Context, pool string, is4 bool, enough f
 	a.untilLow.Store(0) // how much is left is to be counted anew
 	a.log.InfoContext(ctx, "block claimed", "block", b.Name, "pool", pool, "slot", b.Slot, "took", time.Since(began))
 	return nil
+}
+
+// effort is how a crowded pool is searched for what nobody owns, which is seldom there: a list of all blocks is what costs the API
+// server most.
+type effort int
+
+const (
+	spare  effort = iota // a few blocks are looked at, and no more: there is no need yet
+	glance               // all blocks, but only where nobody in a few has room
+	whole                // all blocks
+)
+
+func (a *Agent) claimBlock(ctx context.Context, me ipam.Owner, p ipam.Pool, is4 bool, how effort, held []string) (ipam.Block, error) {
+	switch {
+	case !crowded(p, a.blocks.count(p.Name)):
+		return a.claims.Claim(ctx, me, p, is4, held...)
+	case how == whole || claim.Few(p, is4):
+		return a.claims.Search(ctx, me, p, is4, held...)
+	}
+	b, err := a.claims.Sample(ctx, me, p, is4, held...)
+	if full := fullError(err); full != nil && len(full.Askings) == 0 && how == glance {
+		return a.claims.Search(ctx, me, p, is4, held...)
+	}
+	return b, err
 }
 
 // finishReturns gives back what is retired of the pool, so that a claim cannot find it, and says what else is held.

@@ -76,7 +76,7 @@ func (a *Agent) topUp(ctx context.Context, paused *refusals) error {
 	var errs []error
 	for _, f := range lows {
 		ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-		err := a.claimUnless(ctx, f.pool, f.is4, func() bool { return !a.isLow(f.pool, f.is4) })
+		err := a.claimUnless(ctx, f.pool, f.is4, spare, func() bool { return !a.isLow(f.pool, f.is4) })
 		cancel()
 		if err != nil {
 			paused.set(f.pool, f.is4, a.cfg.Now()+aheadPause, err)

@@ -45,10 +45,7 @@ func (c *Claimer) Claim(ctx context.Context, o ipam.Owner, pool ipam.Pool, is4 b
 	if err != nil {
 		return ipam.Block{}, err
 	}
-	h := map[string]bool{}
-	for _, name := range held {
-		h[name] = true
-	}
+	h := set(held)
 	w := newWalk(o.Node, pool.Name, s)
 	for _, slot := range w.slots(pool.Name, probes(w.n), h) {
 		// A block in which at least half is unowned is as good as a new one.
@@ -62,10 +59,19 @@ func (c *Claimer) Claim(ctx context.Context, o ipam.Owner, pool ipam.Pool, is4 b
 
 // probes is how many slots to try before listing them all: a list of few blocks costs as little as a probe.
 func probes(slots uint64) int {
-	if slots <= 64 {
+	if slots <= few {
 		return 1
 	}
 	return 4
+}
+
+// few slots' blocks are listed rather than tried or sampled.
+const few = 64
+
+// Few says that the pool has so few slots of a family that a list of its blocks is cheap.
+func Few(pool ipam.Pool, is4 bool) bool {
+	s, err := claimable(pool, is4)
+	return err == nil && s.SlotCount() <= few
 }
 
 func claimable(pool ipam.Pool, is4 bool) (ipam.Subnet, error) {
