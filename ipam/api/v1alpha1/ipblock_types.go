@@ -172,17 +172,16 @@ type IPBlockStatus struct {
 	// +optional
 	Cooling int32 `json:"cooling"`
 
-	// nodes are the figures of each sharer.
+	// nodes are the figures of each sharer, once.
 	// +kubebuilder:validation:MaxItems=4096
-	// +listType=map
-	// +listMapKey=node
+	// +listType=atomic
 	// +optional
 	Nodes []NodeUsage `json:"nodes,omitempty"`
 
-	// leases are those of all sharers, by address.
+	// leases are those of all sharers, by address, each address once. As a list with keys each lease would be in the object twice: the
+	// API server keeps for each writer which entries are its own.
 	// +kubebuilder:validation:MaxItems=4096
-	// +listType=map
-	// +listMapKey=address
+	// +listType=atomic
 	// +optional
 	Leases []BlockLease `json:"leases,omitempty"`
 }
