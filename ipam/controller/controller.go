@@ -36,7 +36,8 @@ const DefaultQuarantine = 10 * time.Minute
 
 // Options are the times of the controller; zero is the default.
 type Options struct {
-	// Interval is how often at most the figures of a pool are refreshed, and a deletion is looked at: 3 s.
+	// Interval is how often at most the figures of a pool are refreshed, and a deletion is looked at: 3 s. The figures of a pool that
+	// more than 100 nodes use are refreshed less often in proportion, as each of them is told.
 	Interval time.Duration
 	// Grace is how long a pool outlives its deletion at least, for nodes to learn of it: 2 s.
 	Grace time.Duration
@@ -112,16 +113,32 @@ func (r *reconciler) waiting(ctx context.Context, changed client.Object) []recon
 // of several delays.
 func (r *reconciler) blockEvents() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	later := func(o client.Object, q queue) {
+	later := func(ctx context.Context, o client.Object, q queue) {
 		if b, ok := o.(*v1alpha1.IPBlock); ok {
-			q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKey{Name: b.Spec.Pool}}, r.Interval)
+			q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKey{Name: b.Spec.Pool}}, r.pause(ctx, b.Spec.Pool))
 		}
 	}
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { later(e.Object, q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { later(e.ObjectNew, q) },
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { later(e.Object, q) },
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { later(ctx, e.Object, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) { later(ctx, e.ObjectNew, q) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { later(ctx, e.Object, q) },
 	}
+}
+
+// toldPerInterval is how many agents may be told the figures of a pool in each Interval: every agent watches every pool.
+const toldPerInterval = 100
+
+// pause is the time between two refreshments of a pool's figures.
+func (r *reconciler) pause(ctx context.Context, pool string) time.Duration {
+	var p v1alpha1.IPPool
+	if err := r.api.Get(ctx, client.ObjectKey{Name: pool}, &p); err != nil || p.DeletionTimestamp != nil {
+		return r.Interval // it is gone, or waits for its last block
+	}
+	return stretch(r.Interval, p.Status.Nodes)
+}
+
+func stretch(interval time.Duration, nodes int32) time.Duration {
+	return interval * time.Duration(max(nodes, toldPerInterval)) / toldPerInterval
 }
 
 // accepted says that the pool as it is now needs no judgement.

@@ -132,6 +132,15 @@ func TestCount(t *testing.T) {
 	}
 }
 
+// TestStretch: what all agents are told of a pool's figures each second does not grow with their number.
+func TestStretch(t *testing.T) {
+	for nodes, want := range map[int32]time.Duration{0: 3 * time.Second, 100: 3 * time.Second, 150: 4500 * time.Millisecond, 1000: 30 * time.Second, 5000: 150 * time.Second} {
+		if got := stretch(3*time.Second, nodes); got != want {
+			t.Errorf("%d nodes: %s, want %s", nodes, got, want)
+		}
+	}
+}
+
 func TestShort(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0", 254: "254", 1<<53 - 1: "9007199254740991", 1 << 53: "~2^53", 1<<56 - 2: "~2^56", 1<<56 + 1: "~2^56", 1<<64 - 1: "~2^64", 1 << 63: "~2^63"} {
 		if got := short(n); got != want {
