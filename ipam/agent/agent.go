@@ -54,6 +54,9 @@ type Config struct {
 	Now func() time.Duration
 	// Namespaces is what is seen of the node's network namespaces (those in NamespaceDirs and of the node's processes).
 	Namespaces Namespaces
+	// Hit, if not nil, is called by every goroutine of the agent that begins, or goes on after it has waited for another one or
+	// for time, before it does anything else: a test's may wait, and so say in what order they go on.
+	Hit func(point string)
 
 	// places are the patterns of the paths of network namespaces: NamespaceDirs and the node's processes. Tests, whose
 	// addresses anything on the machine may use, leave the processes out.
@@ -92,6 +95,9 @@ func (c *Config) complete() error {
 	}
 	if c.Registerer == nil {
 		c.Registerer = prometheus.NewRegistry()
+	}
+	if c.Hit == nil {
+		c.Hit = func(string) {}
 	}
 	return nil
 }
@@ -169,7 +175,7 @@ func New(c Config) (*Agent, error) {
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
 		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), blocks: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
-		leasing: newRWLock(), claiming: newRWLock(),
+		pools: keyedMutex{hit: c.Hit}, leasing: newRWLock(c.Hit), claiming: newRWLock(c.Hit),
 	}
 	a.claims = claim.New(c.Client, nil)
 	a.fresh.Store(a.store.Fresh())
@@ -190,15 +196,18 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.cfg.Cache.Start(ctx) })
-	g.Go(func() error { return a.keepSync(ctx) })
-	g.Go(func() error { return a.collect(ctx) })
-	g.Go(func() error { return a.mirror(ctx) })
-	g.Go(func() error { return a.returnIdle(ctx) })
-	g.Go(func() error { return a.claimAhead(ctx) })
-	g.Go(func() error { return a.trade(ctx) })
+	for name, loop := range map[string]func(context.Context) error{
+		"watch": a.cfg.Cache.Start, "sync": a.keepSync, "collect": a.collect, "mirror": a.mirror,
+		"return": a.returnIdle, "ahead": a.claimAhead, "trade": a.trade,
+	} {
+		g.Go(func() error {
+			a.cfg.Hit(name)
+			return loop(ctx)
+		})
+	}
 	context.AfterFunc(ctx, func() { close(a.ending) })
 	err := g.Wait()
+	a.cfg.Hit("end")
 	a.claiming.Lock()
 	a.ended = true
 	a.claiming.Unlock()
@@ -228,6 +237,12 @@ func poke(c chan struct{}) {
 	}
 }
 
+// goesOn is for a goroutine that has waited, for the end of ctx too: false if that was it.
+func (a *Agent) goesOn(ctx context.Context, point string) bool {
+	a.cfg.Hit(point)
+	return ctx.Err() == nil
+}
+
 // every calls do once per interval until ctx ends. What do returns is logged; the next turn tries again.
 func (a *Agent) every(ctx context.Context, interval time.Duration, what string, do func(context.Context) error) error {
 	tick := time.NewTicker(interval)
@@ -235,8 +250,10 @@ func (a *Agent) every(ctx context.Context, interval time.Duration, what string, 
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-tick.C:
+		}
+		if !a.goesOn(ctx, what) {
+			return nil
 		}
 		if err := do(ctx); err != nil && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "try again later", "doing", what, "error", err)
@@ -253,6 +270,7 @@ func ignoreNotFound(err error) error {
 
 // keyedMutex is a mutex for each key, whose wait can be given up.
 type keyedMutex struct {
+	hit   func(point string) // see Config.Hit
 	mu    sync.Mutex
 	locks map[string]chan struct{}
 }
@@ -269,10 +287,18 @@ func (k *keyedMutex) lock(ctx context.Context, key string) (unlock func(), err e
 		k.locks[key] = c
 	}
 	k.mu.Unlock()
+	unlock = func() { <-c }
 	select {
 	case c <- struct{}{}:
-		return func() { <-c }, nil
+		return unlock, nil
+	default:
+	}
+	select {
+	case c <- struct{}{}:
+		k.hit("locked")
+		return unlock, nil
 	case <-ctx.Done():
+		k.hit("not locked")
 		return nil, fmt.Errorf("%w: %w", ipam.ErrUnavailable, context.Cause(ctx))
 	}
 }

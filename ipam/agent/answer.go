@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -33,9 +34,11 @@ func (a *Agent) trade(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-a.trading:
 		case <-again:
+		}
+		if !a.goesOn(ctx, "trade again") {
+			return nil
 		}
 	}
 }
@@ -44,10 +47,9 @@ func (a *Agent) trade(ctx context.Context) error {
 func (a *Agent) awaitReady(ctx context.Context) bool {
 	select {
 	case <-a.ready:
-		return true
 	case <-ctx.Done():
-		return false
 	}
+	return a.goesOn(ctx, "ready")
 }
 
 // demand is a want of another node that this one is asked to answer.
@@ -88,7 +90,8 @@ func (a *Agent) tradeOnce(ctx context.Context) error {
 
 // wantsOf are the wants that me is asked to answer, those that end first before the others, and the own ones.
 func wantsOf(me ipam.Owner, blocks map[string]*ipam.Block, now time.Time) (asked, own []demand) {
-	for name, b := range blocks {
+	for _, name := range slices.Sorted(maps.Keys(blocks)) {
+		b := blocks[name]
 		for _, w := range b.Wants {
 			r := demand{name, b.Pool, b.Slot.Addr().Is4(), w}
 			switch {

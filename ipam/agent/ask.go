@@ -197,6 +197,7 @@ func (a *Agent) askEnds(blocks []string) {
 // awaitOffer waits until one of the blocks asked in has something, and takes it; or until a pod of this node has left
 // something; or until the time is over.
 func (a *Agent) awaitOffer(ctx context.Context, pool string, is4 bool, q *asks, wait time.Duration) (got bool, err error) {
+	until := time.Now().Add(wait)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -217,10 +218,14 @@ func (a *Agent) awaitOffer(ctx context.Context, pool string, is4 bool, q *asks, 
 		select {
 		case <-rung:
 		case <-timer.C:
-			return false, nil
 		case <-a.ending:
-			return false, fmt.Errorf("%w: the agent is stopping", ipam.ErrUnavailable)
 		case <-ctx.Done():
+		}
+		a.cfg.Hit("waited")
+		switch {
+		case closed(a.ending):
+			return false, fmt.Errorf("%w: the agent is stopping", ipam.ErrUnavailable)
+		case ctx.Err() != nil || !time.Now().Before(until):
 			return false, nil
 		}
 	}
@@ -242,7 +247,7 @@ func (a *Agent) offeredIn(ctx context.Context, pool string, q *asks) ([]string, 
 		return nil, err
 	}
 	var out []string
-	for name := range q.standing {
+	for _, name := range slices.Sorted(maps.Keys(q.standing)) {
 		b, stands, free := cached[name], false, false
 		if b != nil {
 			s, _ := p.Subnet(b.Slot.Addr())

@@ -51,6 +51,7 @@ func (a *Agent) claimOnce(ctx context.Context, pool string, is4 bool) error {
 	done := a.flight.DoChan(flightKey(pool, is4), func() (any, error) {
 		// The claim is for all who wait, so it does not end with the one who came first.
 		ctx := context.WithoutCancel(ctx)
+		a.cfg.Hit("claim")
 		err := a.claimOrAsk(ctx, pool, is4)
 		pause := awayPause
 		if errors.Is(err, ipam.ErrPoolFull) {
@@ -61,8 +62,10 @@ func (a *Agent) claimOnce(ctx context.Context, pool string, is4 bool) error {
 	})
 	select {
 	case r := <-done:
+		a.cfg.Hit("claimed")
 		return r.Err
 	case <-ctx.Done():
+		a.cfg.Hit("not claimed")
 		return fmt.Errorf("%w: claiming a block of pool %s takes too long: %w", ipam.ErrUnavailable, pool, context.Cause(ctx))
 	}
 }
@@ -90,6 +93,7 @@ func (a *Agent) sitOut(ctx context.Context, pool string, is4 bool) error {
 		case <-ctx.Done():
 		case <-a.ending:
 		}
+		a.cfg.Hit("sat out")
 		if timer.Stop(); ctx.Err() != nil || closed(a.ending) {
 			return err
 		}

@@ -137,10 +137,10 @@ func (a *Agent) awaits(ctx context.Context, c chan struct{}) bool {
 	defer cancel()
 	select {
 	case <-c:
-		return true
 	case <-ctx.Done():
-		return false
 	}
+	a.cfg.Hit("awaited")
+	return closed(c)
 }
 
 // explain makes an unknown pool unavailable while the API has not been heard at all.

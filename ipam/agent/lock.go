@@ -14,12 +14,22 @@ import (
 // simulator, a goroutine that waits for it is blocked, as one that waits for a sync.RWMutex is not.
 type rwLock struct {
 	s     *semaphore.Weighted
-	never context.Context // which does not end, so that every Acquire succeeds
+	never context.Context    // which does not end, so that every Acquire succeeds
+	hit   func(point string) // see Config.Hit
 }
 
-func newRWLock() *rwLock { return &rwLock{semaphore.NewWeighted(math.MaxInt64), context.Background()} }
+func newRWLock(hit func(string)) *rwLock {
+	return &rwLock{semaphore.NewWeighted(math.MaxInt64), context.Background(), hit}
+}
 
-func (l *rwLock) RLock()   { _ = l.s.Acquire(l.never, 1) }
+func (l *rwLock) RLock()   { l.acquire(1) }
 func (l *rwLock) RUnlock() { l.s.Release(1) }
-func (l *rwLock) Lock()    { _ = l.s.Acquire(l.never, math.MaxInt64) }
+func (l *rwLock) Lock()    { l.acquire(math.MaxInt64) }
 func (l *rwLock) Unlock()  { l.s.Release(math.MaxInt64) }
+
+func (l *rwLock) acquire(n int64) {
+	if !l.s.TryAcquire(n) {
+		_ = l.s.Acquire(l.never, n)
+		l.hit("locked")
+	}
+}

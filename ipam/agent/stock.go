@@ -25,8 +25,10 @@ func (a *Agent) claimAhead(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-a.leased:
+		}
+		if !a.goesOn(ctx, "claim ahead") {
+			return nil
 		}
 		if err := a.topUp(ctx, &paused); err != nil && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "claim ahead of need failed", "error", err)
@@ -34,9 +36,10 @@ func (a *Agent) claimAhead(ctx context.Context) error {
 		pause := time.NewTimer(aheadEvery)
 		select {
 		case <-ctx.Done():
-			pause.Stop()
-			return nil
 		case <-pause.C:
+		}
+		if pause.Stop(); !a.goesOn(ctx, "claimed ahead") {
+			return nil
 		}
 	}
 }

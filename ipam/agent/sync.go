@@ -77,18 +77,17 @@ func (a *Agent) keepSync(ctx context.Context) error {
 		again := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			again.Stop()
-			return nil
 		case <-again.C:
 		case <-a.woken:
-			again.Stop()
 			settle := time.NewTimer(syncSettle)
 			select {
 			case <-ctx.Done():
-				settle.Stop()
-				return nil
 			case <-settle.C:
 			}
+			settle.Stop()
+		}
+		if again.Stop(); !a.goesOn(ctx, "sync again") {
+			return nil
 		}
 	}
 }

@@ -43,7 +43,7 @@ type Options struct {
 	// MustExist makes Open refuse with ErrNoStore what it would otherwise create or put aside.
 	MustExist bool
 	// Hit, if not nil, is called before ("update") and after ("updated") each transaction that may write, outside of all
-	// locks; a test's may wait, or end the process.
+	// locks, and before each try to lock the file ("open"); a test's may wait, or end the process.
 	Hit func(point string)
 }
 
@@ -76,7 +76,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		}
 	}
 	for {
-		lock, err := lockFile(ctx, path, o.MustExist)
+		lock, err := lockFile(ctx, path, o.MustExist, o.hit)
 		if err != nil {
 			return nil, err
 		}
@@ -110,13 +110,14 @@ func (e *putAside) Error() string { return e.why }
 // lockFile opens path and locks it until the file is closed. The lock is on the file, not on the name, so it counts
 // only if the name still leads to the file afterwards. It is not bbolt's own, which ends as soon as bbolt finds
 // something wrong: then two could look at one file, and the second put aside what the first has made meanwhile.
-func lockFile(ctx context.Context, path string, mustExist bool) (*os.File, error) {
+func lockFile(ctx context.Context, path string, mustExist bool, hit func(string)) (*os.File, error) {
 	flags := os.O_RDWR
 	if !mustExist {
 		flags |= os.O_CREATE
 	}
 	wait := time.Millisecond
 	for {
+		hit("open")
 		f, err := os.OpenFile(path, flags, 0o600)
 		if errors.Is(err, fs.ErrNotExist) && mustExist {
 			return nil, fmt.Errorf("%w at %s", ErrNoStore, path)

@@ -138,8 +138,8 @@ func (s *Store) view(do func(*tx) error) error {
 
 // update commits what do did, or nothing if it fails.
 func (s *Store) update(do func(*tx) error) error {
-	s.hit("update")
-	defer s.hit("updated")
+	s.options.hit("update")
+	defer s.options.hit("updated")
 	dirty := map[string]bool{}
 	err := guard(func() error {
 		return s.db.Update(func(b *bbolt.Tx) error {
@@ -157,9 +157,9 @@ func (s *Store) update(do func(*tx) error) error {
 	return err
 }
 
-func (s *Store) hit(point string) {
-	if s.options.Hit != nil {
-		s.options.Hit(point)
+func (o Options) hit(point string) {
+	if o.Hit != nil {
+		o.Hit(point)
 	}
 }
 
