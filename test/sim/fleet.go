@@ -28,7 +28,7 @@ import (
 // workerEnv makes a test binary of this package a worker: it does jobs from its input.
 const workerEnv = "RAILYARD_SIM_WORKER"
 
-// workerDebug has a worker draw the same random numbers in every run, and one thread run it, see [Run].
+// workerDebug has a worker draw the same random numbers in every run, see [Run].
 const workerDebug = "randseednop=0"
 
 // Job is a run to be done.
@@ -38,6 +38,8 @@ type Job struct {
 	Keep []int
 	// Calm leaves out the faults of requests.
 	Calm bool
+	// Whole has the report tell all that happened, and not the last of what led to a failure.
+	Whole bool `json:",omitempty"`
 }
 
 // Plan is the seed's, or what the job leaves of it.
@@ -84,6 +86,9 @@ type Report struct {
 
 func report(j Job, r Result) Report {
 	out := Report{Job: j, Sum: r.Sum, Stats: r.Stats}
+	if j.Whole {
+		out.Trace = r.Trace
+	}
 	if r.Err == nil {
 		return out
 	}
@@ -104,14 +109,14 @@ func flat(err error) []error {
 }
 
 // Work does the jobs that come from in, one after the other.
-func Work(in io.Reader, out io.Writer, run func(Plan) Result) error {
+func Work(in io.Reader, out io.Writer, run func(Plan, bool) Result) error {
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		var j Job
 		if err := json.Unmarshal(lines.Bytes(), &j); err != nil {
 			return err
 		}
-		if err := json.NewEncoder(out).Encode(report(j, run(j.Plan()))); err != nil {
+		if err := json.NewEncoder(out).Encode(report(j, run(j.Plan(), j.Whole))); err != nil {
 			return err
 		}
 	}
@@ -134,7 +139,7 @@ func startWorker(binary string, env ...string) (*worker, error) {
 	}
 	_ = os.Remove(errs.Name())
 	w := &worker{cmd: exec.Command(binary, "-test.run=^TestWork$", "-test.timeout=0"), errs: errs}
-	w.cmd.Env = append(os.Environ(), workerEnv+"=1", "GODEBUG="+workerDebug, "GOMAXPROCS=1", "GOGC=400")
+	w.cmd.Env = append(os.Environ(), workerEnv+"=1", "GODEBUG="+workerDebug, "GOGC=400")
 	w.cmd.Env = append(w.cmd.Env, env...)
 	w.cmd.Stderr = errs
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -157,8 +162,8 @@ func (w *worker) stop() {
 	_ = w.errs.Close()
 }
 
-// jobLimit is how long one job may take, of real time: longer, and it does not end.
-const jobLimit = 2 * time.Minute
+// jobLimit is how long one job may take, of real time, on the slowest machine: longer, and it does not end.
+const jobLimit = 10 * time.Minute
 
 // do has the worker do a job. If it dies of that, the report says of what.
 func (w *worker) do(j Job) Report {
@@ -193,6 +198,8 @@ type Fleet struct {
 	Env    []string
 	// Workers is how many there are.
 	Workers int
+	// Whole has every report tell all that happened.
+	Whole bool
 }
 
 // Run does the jobs of the seeds from first on, and calls done about each, one at a time, until there are no more, or done says
@@ -214,7 +221,7 @@ func (f Fleet) Run(ctx context.Context, first, seeds uint64, done func(Report) (
 				if n >= seeds {
 					return nil
 				}
-				r := w.do(Job{Seed: first + n})
+				r := w.do(Job{Seed: first + n, Whole: f.Whole})
 				mu.Lock()
 				stop := ctx.Err() != nil || done(r)
 				mu.Unlock()

@@ -61,12 +61,15 @@ func (c line) send(ctx context.Context, q request) reply {
 		return reply{err: errDead()}
 	}
 	q.reply = make(chan reply, 1)
-	key := fmt.Sprintf("%s %s %s", c.n.name, actorOf(ctx), q.what)
-	c.n.w.arrive(key, func(r *rand.Rand) { c.route(key, q, r) })
+	key := fmt.Sprintf("%s %s %s", c.n.name, c.n.w.actor(q.what).name, q.what)
+	if !c.n.w.arrive(key, func(r *rand.Rand) { c.route(key, q, r) }) {
+		return reply{err: errDead()}
+	}
 	var got reply
 	select {
 	case got = <-q.reply:
 	case <-ctx.Done():
+		c.n.w.pass(key + " given up")
 		got.err = ctx.Err()
 	}
 	if c.n.life != c.life {
@@ -239,16 +242,4 @@ func summary(o client.Object) string {
 		return fmt.Sprintf("%s@%s %v", b.Name, b.ResourceVersion, who)
 	}
 	return fmt.Sprintf("%s@%s", o.GetName(), o.GetResourceVersion())
-}
-
-type actorKey struct{}
-
-func withActor(ctx context.Context, name string) context.Context {
-	return context.WithValue(ctx, actorKey{}, name)
-}
-
-// actorOf is on whose behalf a request is made.
-func actorOf(ctx context.Context) string {
-	name, _ := ctx.Value(actorKey{}).(string)
-	return name
 }

@@ -76,12 +76,13 @@ func (n *node) options(life int) store.Options {
 	}
 }
 
-// hit stops a goroutine before or after a transaction.
+// hit stops a goroutine before or after a transaction, or where it begins or has waited.
 func (n *node) hit(point string, life int) {
-	if life != 0 && life != n.life {
+	key := fmt.Sprintf("%s %s %s", n.name, n.w.actor(point).name, point)
+	if life != 0 && life != n.life || point != "update" && point != "updated" {
+		n.w.pass(key)
 		return
 	}
-	key := fmt.Sprintf("%s %s %s", n.name, n.w.actor(), point)
 	n.w.pause(key, hitPause, func(*rand.Rand) {
 		n.touched.Store(true)
 		if life != 0 && life == n.life && !n.opening {
@@ -124,7 +125,7 @@ func (n *node) start() {
 	n.watches = newWatches(n, life)
 	cache := n.watches
 	w.running.Go(func() {
-		w.named(fmt.Sprintf("%s agent", n.name))
+		w.name(fmt.Sprintf("%s agent", n.name))
 		err := n.serve(ctx, life, cache)
 		if err != nil && life == n.life && ctx.Err() == nil {
 			w.fail(fmt.Errorf("agent of %s: %w", n.name, err))
@@ -148,6 +149,7 @@ func (n *node) serve(ctx context.Context, life int, cache *watches) error {
 	}
 	a, err := agent.New(agent.Config{
 		Node: n.name, Store: s, Client: line{n: n, life: life}, Cache: cache, Log: n.w.slog.With("node", n.name), Now: n.clock, Namespaces: n,
+		Hit:        func(point string) { n.hit(point, life) },
 		GCInterval: n.w.times.gc, GCGrace: n.w.times.grace, ReleaseAfter: n.w.times.release, MirrorInterval: n.w.times.mirror,
 	})
 	if err != nil {

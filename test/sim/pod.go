@@ -64,7 +64,7 @@ func (p *pod) die() {
 func (p *pod) call(what string, wait time.Duration, do func(context.Context, ipam.Leaser) error) error {
 	n, w := p.n, p.n.w
 	actor := p.id + " " + what
-	w.named(actor)
+	w.name(actor)
 	a, life, boot := n.agent, n.life, n.boot
 	if a == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -72,9 +72,11 @@ func (p *pod) call(what string, wait time.Duration, do func(context.Context, ipa
 		n.direct.Add(1)
 		defer func() { n.direct.Add(-1); n.touched.Store(true) }()
 		nobody := "/nonexistent/agent.sock"
-		return do(ctx, leases.New(nobody, n.storePath(), leases.WithStoreOptions(n.options(0))))
+		err := do(ctx, leases.New(nobody, n.storePath(), leases.WithStoreOptions(n.options(0))))
+		w.pass(n.name + " " + actor + " done")
+		return err
 	}
-	ctx, cancel := context.WithTimeout(withActor(context.Background(), actor), wait)
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	err := do(ctx, a)
 	lost := false
@@ -108,7 +110,7 @@ func (p *pod) add(again bool) {
 		if again {
 			return
 		}
-		time.Sleep(time.Duration(try+1) * 300 * time.Millisecond)
+		w.sleep(p.id+" tries again", time.Duration(try+1)*300*time.Millisecond)
 	}
 	if !p.ending {
 		p.del()
@@ -138,7 +140,7 @@ func (p *pod) del() {
 		if err == nil || boot != p.n.boot {
 			break
 		}
-		time.Sleep(700 * time.Millisecond)
+		p.n.w.sleep(p.id+" tries again", 700*time.Millisecond)
 	}
 	if boot == p.n.boot {
 		p.die()

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"cmp"
 	"container/heap"
-	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"runtime"
@@ -19,8 +18,8 @@ import (
 )
 
 // sched lets one thing happen at a time: it pops the earliest event, does it, and waits until every goroutine of the
-// bubble is blocked again. Goroutines of the program under test stop at every request to the API and around every
-// transaction of a store, where they arrive here and get a time to go on.
+// bubble is blocked again. Goroutines of the program under test stop where they begin, whenever they have waited, at every
+// request to the API and around every transaction of a store: there they arrive here, and go on alone, when it is their turn.
 //
 // When something happens is drawn from the seed and from who asks for what for the how manieth time, never from one
 // stream: so the rest of a run is as it was when one of its actions is left out.
@@ -35,14 +34,28 @@ type sched struct {
 	log    *trace
 
 	mu     sync.Mutex
+	over   bool // nobody decides any more
 	come   []arrival
 	poke   chan struct{}
-	actors map[string]string // goroutine → name
+	actors map[string]actor // by goroutine
+	named  map[string]int   // how many had a name
 }
 
+// actor is a goroutine under a name that it has in every run, and which of those it is that have had the name.
+type actor struct {
+	name string
+	nth  int
+}
+
+// arrival is one that waits for a decision.
 type arrival struct {
 	key string
+	by  actor
 	do  func(r *rand.Rand)
+}
+
+func (a arrival) compare(b arrival) int {
+	return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.by.name, b.by.name), cmp.Compare(a.by.nth, b.by.nth))
 }
 
 type event struct {
@@ -71,7 +84,7 @@ func (e event) before(f event) bool {
 func newSched(seed uint64) *sched {
 	return &sched{
 		seed: seed, begun: time.Now(), seq: map[string]uint64{}, poke: make(chan struct{}, 1),
-		actors: map[string]string{}, log: newTrace(),
+		actors: map[string]actor{}, named: map[string]int{}, log: newTrace(),
 	}
 }
 
@@ -98,22 +111,28 @@ func (s *sched) at(when time.Duration, key string, do func()) {
 }
 
 // arrive has the scheduler decide about something that a goroutine has come to. Do is called soon, on the scheduler's
-// goroutine, and before any time passes. Those who arrive together are taken by their keys.
-func (s *sched) arrive(key string, do func(r *rand.Rand)) {
+// goroutine, and before any time passes. Those who arrive together are taken by their keys: in which order they came is Go's
+// choice. False: the run is over, and nobody decides.
+func (s *sched) arrive(key string, do func(r *rand.Rand)) bool {
+	by := s.actor(key)
 	s.mu.Lock()
-	s.come = append(s.come, arrival{key, do})
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	s.come = append(s.come, arrival{key, by, do})
 	select {
 	case s.poke <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // pause blocks the calling goroutine for a moment that the scheduler chooses, up to the longest. Before it goes on,
 // passing is called on the scheduler's goroutine, if it is not nil.
 func (s *sched) pause(key string, longest time.Duration, passing func(*rand.Rand)) {
 	on := make(chan struct{})
-	s.arrive(key, func(r *rand.Rand) {
+	if s.arrive(key, func(r *rand.Rand) {
 		s.at(s.now()+time.Duration(r.Int64N(int64(longest)+1)), key, func() {
 			s.log.add(s.now(), key)
 			if passing != nil {
@@ -121,9 +140,26 @@ func (s *sched) pause(key string, longest time.Duration, passing func(*rand.Rand
 			}
 			close(on)
 		})
-	})
-	<-on
+	}) {
+		<-on
+	}
 }
+
+// sleep blocks the calling goroutine for d; then it goes on alone, as after time.Sleep it would not.
+func (s *sched) sleep(key string, d time.Duration) {
+	on := make(chan struct{})
+	if s.arrive(key, func(*rand.Rand) {
+		s.at(s.now()+d, key, func() {
+			s.log.pass(s.now(), key)
+			close(on)
+		})
+	}) {
+		<-on
+	}
+}
+
+// pass lets the calling goroutine go on alone, with no time between.
+func (s *sched) pass(key string) { s.sleep(key, 0) }
 
 // run does events until the queue holds none before the end.
 func (s *sched) run(end time.Duration) {
@@ -154,25 +190,42 @@ func (s *sched) run(end time.Duration) {
 	}
 }
 
+// leave lets go whoever still waits, and who will come: they belong to processes that are dead.
+func (s *sched) leave() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	for s.take(); len(s.queue) > 0; {
+		heap.Pop(&s.queue).(event).do()
+	}
+}
+
 // take decides about all who have come.
 func (s *sched) take() {
 	s.mu.Lock()
 	come := s.come
 	s.come = nil
 	s.mu.Unlock()
-	slices.SortStableFunc(come, func(a, b arrival) int { return cmp.Compare(a.key, b.key) })
+	slices.SortFunc(come, arrival.compare)
 	for _, a := range come {
 		r, _ := s.next(a.key)
 		a.do(r)
 	}
 }
 
-// named gives the calling goroutine a name, for actor.
-func (s *sched) named(name string) {
+// name gives the calling goroutine a name.
+func (s *sched) name(name string) {
 	id := goroutine()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.actors[id] = name
+	s.setName(id, name)
+}
+
+func (s *sched) setName(id, name string) actor {
+	s.named[name]++
+	a := actor{name, s.named[name]}
+	s.actors[id] = a
+	return a
 }
 
 // goroutine is the number of the calling one. Go gives it away in traces only.
@@ -183,39 +236,29 @@ func goroutine() string {
 	return string(id)
 }
 
-// actor is a name for the calling goroutine that is the same in every run: the one that it was given, or that of the
-// goroutine that made it and the function that it was made for.
-func (s *sched) actor() string {
+// actor is the calling goroutine: under the name that it was given, or that of the goroutine that made it and where it was first
+// seen.
+func (s *sched) actor(where string) actor {
 	id := goroutine()
 	s.mu.Lock()
-	name, ok := s.actors[id]
+	a, ok := s.actors[id]
 	s.mu.Unlock()
 	if ok {
-		return name
+		return a
 	}
 	buf := make([]byte, 1<<15)
-	name, parent := origin(string(buf[:runtime.Stack(buf, false)]))
+	parent := origin(string(buf[:runtime.Stack(buf, false)]))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p, ok := s.actors[parent]; ok {
-		name = p + ">" + name
-	}
-	s.actors[id] = name
-	return name
+	return s.setName(id, s.actors[parent].name+">"+where)
 }
 
-// origin reads the outermost functions of a goroutine from its trace, and the number of the one that made it.
-func origin(stack string) (name, parent string) {
-	var calls []string
+// origin reads from a goroutine's trace the number of the one that made it.
+func origin(stack string) (parent string) {
 	for line := range strings.Lines(stack) {
-		line = strings.TrimSpace(line)
 		if made, ok := strings.CutPrefix(line, "created by "); ok {
-			_, parent, _ = strings.Cut(made, " in goroutine ")
-			break
-		}
-		if i := strings.LastIndexByte(line, '('); i > 0 && !strings.HasPrefix(line, "/") {
-			calls = append(calls, line[strings.LastIndexByte(line[:i], '/')+1:i])
+			_, parent, _ = strings.Cut(strings.TrimSpace(made), " in goroutine ")
 		}
 	}
-	return fmt.Sprint(calls[max(0, len(calls)-2):]), parent
+	return parent
 }

@@ -29,6 +29,7 @@ var (
 	seed    = flag.Int64("seed", -1, "run this one alone, and show what happened")
 	actions = flag.String("actions", "", "with -seed: do only these of its actions, as numbers with commas between")
 	calm    = flag.Bool("calm", false, "with -seed: without faults of requests")
+	replays = flag.Uint64("replays", 12, "how many seeds to run several times and compare")
 	shrink  = flag.Duration("shrink", 2*time.Minute, "how long to look for a smaller plan that fails")
 )
 
@@ -41,8 +42,8 @@ func TestMain(m *testing.M) {
 
 // TestWork is what a worker does, in a worker process from its input, and else once.
 func TestWork(t *testing.T) {
-	run := func(p Plan) (r Result) {
-		synctest.Test(t, func(*testing.T) { r = Run(p, Options{}) })
+	run := func(p Plan, whole bool) (r Result) {
+		synctest.Test(t, func(*testing.T) { r = Run(p, Options{Whole: whole}) })
 		return r
 	}
 	if os.Getenv(workerEnv) != "" {
@@ -137,27 +138,42 @@ func tell(r Report) string {
 	return b.String()
 }
 
-// TestReplay: a run is the same, to the last step, in another process; but for a few, see docs/design/0007-simulator.md.
+// TestReplay: a run is the same, to the last step, in another process, with threads that take turns as they like, and with a garbage
+// collector that is always at work.
 func TestReplay(t *testing.T) {
-	f := fleet()
-	sums := map[uint64]uint64{}
-	const most = 3
-	others := 0
-	for again := range 2 {
-		err := f.Run(t.Context(), 0, 12, func(r Report) bool {
-			if again == 0 {
-				sums[r.Seed] = r.Sum
-			} else if sums[r.Seed] != r.Sum {
-				others++
-				t.Logf("seed %d went another way when it was run again: %x and %x", r.Seed, sums[r.Seed], r.Sum)
+	first := replay(t, *replays)
+	for name, env := range map[string][]string{"again": nil, "threads": {"GOMAXPROCS=4"}, "garbage": {"GOMAXPROCS=2", "GOGC=5"}} {
+		t.Run(name, func(t *testing.T) {
+			for seed, r := range replay(t, *replays, env...) {
+				if r.Sum != first[seed].Sum || r.Stats != first[seed].Stats {
+					t.Errorf("seed %d went another way when it was run again: %s", seed, parting(first[seed].Trace, r.Trace))
+				}
 			}
-			return r.Failure != ""
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
-	if others > most {
-		t.Errorf("%d of 12 seeds went another way when they were run again, want %d at most", others, most)
+}
+
+// replay runs the first seeds and gives their reports, each with all that happened.
+func replay(t *testing.T, seeds uint64, env ...string) map[uint64]Report {
+	t.Helper()
+	out := map[uint64]Report{}
+	f := fleet()
+	f.Env, f.Whole = env, true
+	if err := f.Run(t.Context(), *first, seeds, func(r Report) bool {
+		out[r.Seed] = r
+		return r.Failure != ""
+	}); err != nil {
+		t.Fatal(err)
 	}
+	return out
+}
+
+// parting shows where two runs part.
+func parting(a, b []string) string {
+	i := 0
+	for i < min(len(a), len(b)) && a[i] == b[i] {
+		i++
+	}
+	around := func(x []string) string { return strings.Join(x[max(0, i-10):min(i+5, len(x))], "\n") }
+	return fmt.Sprintf("line %d of %d and %d\n%s\n\nand\n\n%s", i, len(a), len(b), around(a), around(b))
 }

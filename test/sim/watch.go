@@ -202,10 +202,10 @@ func (c *watches) WaitForCacheSync(ctx context.Context) bool {
 		select {
 		case <-k.synced:
 		case <-ctx.Done():
-			return false
 		}
 	}
-	return true
+	c.n.w.pass(c.n.name + " watch synced")
+	return ctx.Err() == nil
 }
 
 func (c *watches) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {

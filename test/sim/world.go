@@ -71,6 +71,7 @@ type Result struct {
 type Options struct {
 	Backend Backend // an empty server in memory if nil
 	Log     *slog.Logger
+	Whole   bool // the result tells all that happened, not only the last of it
 }
 
 // Run runs a plan to its end or its first failure. It must be called in a bubble of testing/synctest, by which all that waits for
@@ -89,9 +90,10 @@ func Run(p Plan, o Options) Result {
 	}
 	mathrand.Seed(int64(p.Seed)) //nolint:staticcheck // where GODEBUG=randseednop=0, it makes what libraries draw the same each time
 	w := &world{sched: newSched(p.Seed), plan: p, times: p.Times, dir: dir, slog: o.Log, api: newAPI(o.Backend), excuses: excuses{}}
+	w.log.whole = o.Whole
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.after, w.api.changed = w.check, w.noticed
-	w.named("the world")
+	w.name("the world")
 	w.play()
 	w.end()
 	w.Steps = w.steps
@@ -232,6 +234,7 @@ func (w *world) end() {
 		w.after = func() {}
 		w.run(w.now() + time.Second)
 	}
+	w.leave()
 }
 
 func (w *world) must(err error) {
