@@ -12,7 +12,7 @@ COPY . .
 ARG VERSION=dev TARGETOS TARGETARCH
 RUN mkdir -p /out/bin /out/tmp && chmod 1777 /out/tmp \
  && CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X github.com/railyard-net/railyard/cmd/internal/daemon.version=$VERSION" -o /out/bin/ ./cmd/... \
+    -ldflags "-s -w -X github.com/railyard-net/railyard/cmd/internal/build.version=$VERSION" -o /out/bin/ ./cmd/... \
  && printf 'root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n' >/out/passwd
 
 FROM scratch

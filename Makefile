@@ -50,7 +50,7 @@ help: ## Print this list
 .PHONY: build
 build: ## Build our programs into bin/, static
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/daemon.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/build.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: image
 image: build ## Write the image of our programs to build/railyard.tar, without Docker

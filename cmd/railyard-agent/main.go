@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/railyard-net/railyard/cmd/internal/build"
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
 	"github.com/railyard-net/railyard/ipam/agent"
 	"github.com/railyard-net/railyard/ipam/store"
@@ -61,7 +62,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case err != nil:
 		return fmt.Errorf("%w\nrun railyard-agent --help for the flags", err)
 	case o.Version:
-		_, err := fmt.Fprintln(stdout, "railyard-agent", daemon.Version())
+		_, err := fmt.Fprintln(stdout, "railyard-agent", build.Version())
 		return err
 	}
 	if getenv("GOGC") == "" {
@@ -71,7 +72,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		debug.SetMemoryLimit(memoryLimit)
 	}
 	log := o.Logger(stderr)
-	log.InfoContext(ctx, "start", "version", daemon.Version(), "go", runtime.Version(), "node", o.nodeName, "stateDir", o.stateDir)
+	log.InfoContext(ctx, "start", "version", build.Version(), "go", runtime.Version(), "node", o.nodeName, "stateDir", o.stateDir)
 	if o.installDir != "" {
 		if err := install.Install(ctx, log, o.installFrom, o.installDir, o.installAs...); err != nil {
 			return err

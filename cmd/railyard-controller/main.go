@@ -32,6 +32,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/railyard-net/railyard/cmd/internal/build"
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
 	poolsv1alpha1 "github.com/railyard-net/railyard/ipam/api/v1alpha1"
 	whereabouts "github.com/railyard-net/railyard/ipam/compat/pools"
@@ -71,14 +72,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case err != nil:
 		return fmt.Errorf("%w\nrun railyard-controller --help for the flags", err)
 	case o.Version:
-		_, err := fmt.Fprintln(stdout, "railyard-controller", daemon.Version())
+		_, err := fmt.Fprintln(stdout, "railyard-controller", build.Version())
 		return err
 	}
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	log := o.Logger(stderr)
-	log.InfoContext(ctx, "start", "version", daemon.Version(), "go", runtime.Version(), "leaderElection", o.leaderElect)
+	log.InfoContext(ctx, "start", "version", build.Version(), "go", runtime.Version(), "leaderElection", o.leaderElect)
 	mgr, err := newManager(log, o)
 	if err != nil {
 		return err

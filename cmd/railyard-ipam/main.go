@@ -12,9 +12,9 @@ import (
 	"os"
 	"strings"
 
-	ipamplugin "github.com/railyard-net/railyard/plugins/ipam"
-
+	"github.com/railyard-net/railyard/cmd/internal/build"
 	"github.com/railyard-net/railyard/plugins/dispatch"
+	ipamplugin "github.com/railyard-net/railyard/plugins/ipam"
 )
 
 const usage = `railyard-ipam is a CNI IPAM plugin: a container runtime executes it, with the
@@ -29,6 +29,8 @@ the environment), "agentSocket" (default agent.sock in stateDir)
 It reads the ipam sections of whereabouts and nv-ipam as well: linked under one
 of these names it takes their place.
 
+railyard-ipam --version says which build it is.
+
 CNI spec versions: %s
 `
 
@@ -37,6 +39,10 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 1 && strings.TrimLeft(args[0], "-") == "version" {
+		fmt.Fprintln(stdout, "railyard-ipam", build.Version())
+		return 0
+	}
 	if len(args) > 0 || getenv("CNI_COMMAND") == "" && getenv("CNI_CONTAINERID") == "" && isTerminal(stdin) {
 		fmt.Fprintf(stderr, usage, strings.Join(dispatch.Versions(), ", "))
 		return 2

@@ -14,7 +14,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
+	"github.com/railyard-net/railyard/cmd/internal/build"
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/client"
 	"github.com/railyard-net/railyard/netdef/conf"
@@ -36,11 +38,17 @@ on stdin and the call in the environment (CNI_COMMAND and others).
 
   RAILYARD_STATE_DIR  the folder of the node's state where the config has no stateDir (/run/railyard)
   RAILYARD_LOG        debug, info, warn or error: what is logged to stderr (warn)
+
+railyard --version says which build it is.
 `
 
 // run serves one call and gives the exit status. Without a call in the environment it explains itself.
 func run(ctx context.Context, args []string, getenv func(string) string, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if len(args) > 1 || getenv("CNI_COMMAND") == "" {
+	switch {
+	case len(args) == 2 && strings.TrimLeft(args[1], "-") == "version":
+		fmt.Fprintln(stdout, "railyard", build.Version())
+		return 0
+	case len(args) > 1 || getenv("CNI_COMMAND") == "":
 		fmt.Fprint(stderr, usage)
 	}
 	if len(args) > 1 {

@@ -9,14 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
-	"strings"
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/railyard-net/railyard/cmd/internal/build"
 )
 
 const versionFlag = "version"
@@ -91,26 +91,6 @@ func (o *Options) RESTConfig(program string) (cfg *rest.Config, err error) {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
 	cfg.QPS, cfg.Burst = float32(o.QPS), o.Burst
-	cfg.UserAgent = program + "/" + Version()
+	cfg.UserAgent = program + "/" + build.Version()
 	return cfg, nil
-}
-
-var version string // set by the linker
-
-// Version is what the build was told, or else what the module or its commit says.
-func Version() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := strings.Trim(info.Main.Version, "()")
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && v == "devel" && len(s.Value) >= 12 {
-			v += "-" + s.Value[:12]
-		}
-	}
-	return v
 }
