@@ -81,7 +81,7 @@ func checkPrevious(spec conf.Spec, args dispatch.Args, j journal.Journal) (map[s
 		return nil, err
 	}
 	for _, i := range r.Interfaces {
-		if i.Sandbox == "" || !slices.ContainsFunc(j.Steps, func(s journal.Step) bool { return s.Link != nil && s.Link.Name == i.Name }) {
+		if !inSandbox(i, args.NS) || !slices.ContainsFunc(j.Steps, func(s journal.Step) bool { return s.Link != nil && s.Link.Name == i.Name }) {
 			continue
 		}
 		known = true

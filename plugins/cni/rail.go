@@ -88,7 +88,7 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 // planChained finds the interface that the plugin before made.
 func (r *rail) planChained(t *attachment) error {
 	for _, i := range t.prev.Interfaces {
-		if i.Name != r.name() || i.Sandbox == "" {
+		if i.Name != r.name() || !inSandbox(i, t.args.NS) {
 			continue
 		}
 		link, err := t.pod.link.LinkByName(r.name())

@@ -5,11 +5,13 @@ package cni
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/dispatch"
 )
@@ -23,7 +25,22 @@ func previous(s conf.Spec, cniVersion string) (*current.Result, error) {
 	if err != nil {
 		return nil, dispatch.Errorf(dispatch.CodeConfig, "prevResult: %w", err)
 	}
+	for i, c := range r.IPs {
+		if n := c.Interface; n != nil && (*n < 0 || *n >= len(r.Interfaces)) {
+			return nil, &conf.FieldError{Field: fmt.Sprintf("prevResult.ips[%d].interface", i), Detail: fmt.Sprintf("is %d, and there are %d interfaces: pass the result of the plugin before unchanged", *n, len(r.Interfaces))}
+		}
+	}
 	return r, nil
+}
+
+// inSandbox says that an interface of a previous result is in the pod. A sandbox that is no namespace here may be the pod's by another
+// name; one that is another namespace is not.
+func inSandbox(i *current.Interface, ns ipam.NetNS) bool {
+	if i.Sandbox == "" {
+		return false
+	}
+	is, err := ipam.StatNetNS(i.Sandbox)
+	return err != nil || is.Dev == ns.Dev && is.Ino == ns.Ino
 }
 
 // appendTo adds the interface and its addresses to the result of the plugins before. A chained one is there already, and

@@ -72,10 +72,17 @@ func TestChained(t *testing.T) {
 	if len(routes) != 1 {
 		t.Errorf("routes: %v", routes)
 	}
-	for words, prev := range map[string]any{"no interface net1": json.RawMessage(`{"cniVersion":"1.1.0"}`), "nothing": nil} {
-		bad := c.with(map[string]any{"kind": "chained", "master": nil, "prevResult": prev})
-		if a := l.run(bad); a.rc != 1 || a.code != dispatch.CodeConfig {
-			t.Errorf("%s: rc %d code %d %s", words, a.rc, a.code, a.msg)
-		}
+	elsewhere := fmt.Sprintf(`{"cniVersion":"1.1.0","interfaces":[{"name":"net1","sandbox":%q}]}`, newSpace(t).path)
+	index := func(n int) string {
+		return fmt.Sprintf(`{"cniVersion":"1.1.0","interfaces":[{"name":"net1","sandbox":%q}],"ips":[{"address":"10.0.0.1/8","interface":%d}]}`, pod.path, n)
+	}
+	for prev, words := range map[string]string{
+		`{"cniVersion":"1.1.0"}`: "no interface net1", "null": "", elsewhere: "no interface net1 in the pod", index(1): "ips[0].interface: is 1", index(-1): "is -1",
+	} {
+		bad := c.with(map[string]any{"kind": "chained", "master": nil, "prevResult": json.RawMessage(prev)})
+		l.mustFail(dispatch.CodeConfig, words, bad)
+	}
+	if diff := cmp.Diff(before, l.traces(pod)); diff != "" {
+		t.Errorf("left behind (-before +after):\n%s", diff)
 	}
 }
