@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
@@ -140,7 +142,7 @@ func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
 			return dispatch.Errorf(dispatch.CodeNotReady, "%w", err)
 		}
 	}
-	if err := os.MkdirAll(spec.StateDir, 0o700); err != nil {
+	if err := writable(spec.StateDir); err != nil {
 		return dispatch.Errorf(dispatch.CodeNotReady, "stateDir: %w", err)
 	}
 	switch spec.IPAMType {
@@ -165,6 +167,24 @@ func (p *plugin) status(ctx context.Context, args dispatch.Args) error {
 		_, err := p.foreignCall(args, spec.IPAMType).run(ctx)
 		return err
 	}
+}
+
+// writable says whether a journal could be written to the folder.
+func writable(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return &fs.PathError{Op: "write to", Path: dir, Err: err}
+	}
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if s.Blocks > 0 && s.Bavail == 0 || s.Files > 0 && s.Ffree == 0 { // a file system without bounds has no blocks, or no files
+		return &fs.PathError{Op: "write to", Path: dir, Err: unix.ENOSPC}
+	}
+	return nil
 }
 
 // railReady says whether the host has what the rail stands on. A device is known only to the call that brings it, or that chooses it.

@@ -5,7 +5,6 @@ package netns
 
 import (
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/ipam/store"
 	"github.com/railyard-net/railyard/plugins/cni"
 	"github.com/railyard-net/railyard/plugins/dispatch"
 )
@@ -36,6 +36,7 @@ type machine struct {
 	ipvlan bool
 	before worldState
 	free   func() // ends the full disk, or nil
+	owed   []ipam.Key
 }
 
 // slot is where an attachment can be.
@@ -113,7 +114,8 @@ func (d drawn) Fatalf(f string, a ...any) { d.rt.Fatalf(f, a...) }
 func (d drawn) Logf(f string, a ...any)   { d.rt.Logf(f, a...) }
 
 func newMachine(t drawn) *machine {
-	m := &machine{lab: newLabOn(t, smallDisk(t))}
+	disk, _ := smallDisk(t)
+	m := &machine{lab: newLabOn(t, disk)}
 	m.addDevice()
 	m.dress()
 	m.addMaster("dev1", "devport1", 1500)
@@ -138,19 +140,6 @@ func newMachine(t drawn) *machine {
 	}
 	m.before = m.world()
 	return m
-}
-
-// smallDisk is a tmpfs that is mounted nowhere, of a megabyte beside the store.
-func smallDisk(t testing.TB) string {
-	t.Helper()
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
-	must(t, err)
-	defer unix.Close(fs)
-	must(t, errors.Join(unix.FsconfigSetString(fs, "size", "2m"), unix.FsconfigCreate(fs)))
-	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	must(t, err)
-	t.Cleanup(func() { _ = unix.Close(mount) })
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), mount)
 }
 
 // newPod is a namespace with an interface of another plugin's, at a path that no other pod ever has: the kernel uses inodes, and this
@@ -333,6 +322,7 @@ func (m *machine) Add(t *rapid.T) {
 
 // added takes an ADD's answer into account. Crowded says that something else went on.
 func (m *machine) added(s *slot, want shape, a answer, crowded bool) {
+	m.owes(s, a)
 	switch {
 	case a.killed:
 		if s.is != whole {
@@ -395,6 +385,7 @@ func (m *machine) Del(t *rapid.T) {
 
 // took takes a DEL's answer into account.
 func (m *machine) took(s *slot, a answer, crowded bool) {
+	m.owes(s, a)
 	switch {
 	case a.killed:
 		if s.is != none {
@@ -526,23 +517,33 @@ func (m *machine) FullDisk(t *rapid.T) {
 		m.room()
 		return
 	}
-	path := filepath.Join(m.dir, "filler")
-	f, err := os.Create(path)
-	must(m.t, err)
-	defer f.Close()
-	for size := 1 << 16; size > 0; {
-		if _, err := f.Write(make([]byte, size)); errors.Is(err, unix.ENOSPC) {
-			size /= 2
-		} else {
-			must(m.t, err)
-		}
-	}
-	m.free = func() { must(m.t, os.Remove(path)) }
+	m.free = m.fillDisk()
 }
 
+// room ends a full disk. Leases that could not be released on it end with the namespace, by the agent; here they end now.
 func (m *machine) room() {
-	if m.free != nil {
-		m.free()
-		m.free = nil
+	if m.free == nil {
+		return
+	}
+	m.free()
+	m.free = nil
+	m.withStore(func(s *store.Store) {
+		for _, key := range m.owed {
+			must(m.t, s.Release(m.t.Context(), key))
+		}
+	})
+	m.owed = nil
+}
+
+// owes notes what an answer says that it leaves to the agent.
+func (m *machine) owes(s *slot, a answer) {
+	if !strings.Contains(a.stderr, "could not be released") {
+		return
+	}
+	if m.free == nil {
+		m.t.Fatalf("a lease of %s %s was not released: %s", s.id(), s.ifName, a.stderr)
+	}
+	for _, rail := range []string{"", "-2"} {
+		m.owed = append(m.owed, ipam.Key{Network: s.network, ContainerID: s.id(), IfName: s.ifName + rail})
 	}
 }
