@@ -96,3 +96,23 @@ func TestMissingGUIDs(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// FuzzParseGUIDs: of any bytes, the same GUIDs for the same function, or an error.
+func FuzzParseGUIDs(f *testing.F) {
+	f.Add([]byte{}, 0)
+	f.Add([]byte{4, 0, unix.IFLA_VFINFO_LIST, 0}, 1)
+	short := nl.NewRtAttr(unix.IFLA_VFINFO_LIST, nil)
+	short.AddRtAttr(nl.IFLA_VF_INFO, nil).AddRtAttr(nl.IFLA_VF_IB_NODE_GUID, make([]byte, 16))
+	f.Add(short.Serialize(), 0)
+	f.Fuzz(func(t *testing.T, b []byte, number int) {
+		got, err := parseGUIDs(b, number)
+		if err != nil {
+			return
+		}
+		for _, text := range []string{got.node, got.port} {
+			if mac, err := net.ParseMAC(text); text != "" && (err != nil || len(mac) != 8) {
+				t.Errorf("%q is no GUID", text)
+			}
+		}
+	})
+}
