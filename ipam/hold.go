@@ -10,6 +10,8 @@ const (
 	holdPrefix = "held:"
 	// HoldUnknown is the NodeUID of a hold whose holder nobody knows: only a person ends it.
 	HoldUnknown = "unknown"
+	// reservedSession is that of a hold for a reservation.
+	reservedSession = "reservation"
 	// maxHoldNode is how much of a node's name is kept; the API bounds it.
 	maxHoldNode = 253 - len(holdPrefix)
 )
@@ -27,3 +29,13 @@ func Hold(holderUID, node string) Share {
 // Held says that the share is a Hold, and on which node its holder runs. What takes shares back whose node is gone
 // must leave these alone.
 func (s Share) Held() (node string, ok bool) { return strings.CutPrefix(s.Node, holdPrefix) }
+
+// Reserved is a Hold for a reservation, which outlives pods: the node that may lease its addresses is said there.
+func Reserved(id string) Share {
+	return Share{Node: holdPrefix, NodeUID: id, Session: reservedSession}
+}
+
+// ReservedFor is the reservation's ID if the share is a hold for one.
+func (s Share) ReservedFor() (id string, ok bool) {
+	return s.NodeUID, s.Node == holdPrefix && s.Session == reservedSession
+}

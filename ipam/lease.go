@@ -38,6 +38,10 @@ type Request struct {
 	// without one is served from the ordinary ranges.
 	Static []netip.Addr `json:"static,omitempty"`
 	Pod    Pod          `json:"pod,omitzero"`
+	// Attachment is the interface that the pod asked for, where that is another than Key.IfName, as for the further rails of a network.
+	Attachment string `json:"attachment,omitempty"`
+	// Settled: who asks the store has found that the pod is none whose addresses follow it. It does not pass the socket.
+	Settled bool `json:"-"`
 }
 
 // Address is one leased address with what its subnet says about it.
@@ -65,6 +69,8 @@ type Lease struct {
 	Pod       Pod       `json:"pod,omitzero"`
 	// Probe: ask the neighbours before the addresses are used, and Decline one that somebody answers for.
 	Probe bool `json:"probe,omitempty"`
+	// Reservation is the IPReservation that the addresses are of; empty: they are the node's own.
+	Reservation string `json:"reservation,omitempty"`
 	// Since is wall-clock time and for people only; the store counts cooldowns on the boot clock.
 	Since time.Time `json:"since"`
 }

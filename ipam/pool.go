@@ -38,7 +38,18 @@ type PoolSpec struct {
 	Watermarks   Watermarks
 	// DetectConflicts: see Lease.Probe.
 	DetectConflicts bool
+	Sticky          Sticky
 }
+
+// Sticky says whom addresses follow from pod to pod. Who that is only the API can say, so that a pool with any of it is leased from
+// through the agent.
+type Sticky struct {
+	IPAMClaims   bool `json:"ipamClaims,omitempty"`
+	StatefulSets bool `json:"statefulSets,omitempty"`
+}
+
+// Any says whether addresses may follow anybody.
+func (s Sticky) Any() bool { return s.IPAMClaims || s.StatefulSets }
 
 // Watermarks say how much of each family of a pool a node keeps at hand. What is nil follows from the pool's size and
 // the number of nodes that use it.
@@ -73,6 +84,8 @@ type Pool struct {
 	Watermarks Watermarks `json:"watermarks,omitzero"`
 	// DetectConflicts makes Lease.Probe.
 	DetectConflicts bool `json:"detectConflicts,omitempty"`
+	// Sticky says whom addresses follow.
+	Sticky Sticky `json:"sticky,omitzero"`
 	// Closed says why the pool gives nothing new on this node; empty means it is open. Leases that exist stay.
 	Closed string `json:"closed,omitempty"`
 }
@@ -95,7 +108,7 @@ func ParsePool(spec PoolSpec) (Pool, error) {
 	if err := CheckPoolName("metadata.name", spec.Name); err != nil {
 		errs = append(errs, err)
 	}
-	p := Pool{Name: spec.Name, UID: spec.UID, Cooldown: DefaultCooldown, Watermarks: spec.Watermarks, DetectConflicts: spec.DetectConflicts}
+	p := Pool{Name: spec.Name, UID: spec.UID, Cooldown: DefaultCooldown, Watermarks: spec.Watermarks, DetectConflicts: spec.DetectConflicts, Sticky: spec.Sticky}
 	if spec.Cooldown != nil {
 		p.Cooldown = *spec.Cooldown
 	}

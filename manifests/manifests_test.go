@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,9 +91,10 @@ func TestPermissions(t *testing.T) {
 			can: []string{
 				"list ippools " + pools, "watch ippools " + pools, "create ipblocks " + pools, "update ipblocks " + pools,
 				"delete ipblocks " + pools, "watch ipblocks " + pools, "update ipblocks/status " + pools, "get nodes", "watch nodes", "create events events.k8s.io",
+				"watch ipreservations " + pools, "create ipreservations " + pools, "update ipreservations " + pools, "get pods", "get ipamclaims k8s.cni.cncf.io",
 			},
 			cannot: []string{
-				"deletecollection ipblocks " + pools, "update ippools " + pools, "update ippools/status " + pools, "delete ippools " + pools,
+				"delete ipreservations " + pools, "update ipreservations/status " + pools, "list ipamclaims k8s.cni.cncf.io", "deletecollection ipblocks " + pools, "update ippools " + pools, "update ippools/status " + pools, "delete ippools " + pools,
 				"update nodes", "patch nodes/status", "list events events.k8s.io", "list pods", "list secrets", "get secrets", "create pods", "create serviceaccounts/token",
 				"create network-attachment-definitions k8s.cni.cncf.io", "list macvlannetworks " + networks, "update leases coordination.k8s.io",
 			},
@@ -100,13 +102,14 @@ func TestPermissions(t *testing.T) {
 		cluster.ControllerServiceAccount: {
 			can: []string{
 				"patch macvlannetworks " + networks, "patch macvlannetworks/status " + networks, "patch ippools " + pools,
-				"update ippools/status " + pools, "list ipblocks " + pools, "update ipblocks " + pools, "delete ipblocks " + pools,
-				"create ippools " + pools, "delete ippools " + pools, "get nodes", "watch nodes", "create network-attachment-definitions k8s.cni.cncf.io",
+				"update ippools/status " + pools, "list ipblocks " + pools, "create ipblocks " + pools, "update ipblocks " + pools, "delete ipblocks " + pools,
+				"list ipreservations " + pools, "update ipreservations " + pools, "delete ipreservations " + pools, "patch ipreservations/status " + pools,
+				"get statefulsets apps", "get ipamclaims k8s.cni.cncf.io", "patch ipamclaims/status k8s.cni.cncf.io", "create ippools " + pools, "delete ippools " + pools, "get nodes", "watch nodes", "create network-attachment-definitions k8s.cni.cncf.io",
 				"delete network-attachment-definitions k8s.cni.cncf.io", "watch pods", "watch namespaces", "create leases coordination.k8s.io railyard-system",
 				"update leases/railyard-controller coordination.k8s.io railyard-system", "create events events.k8s.io",
 			},
 			cannot: []string{
-				"create ipblocks " + pools, "deletecollection ipblocks " + pools, "update ipblocks/status " + pools, "delete macvlannetworks " + networks,
+				"create ipreservations " + pools, "list statefulsets apps", "update ipamclaims k8s.cni.cncf.io", "deletecollection ipblocks " + pools, "update ipblocks/status " + pools, "delete macvlannetworks " + networks,
 				"delete pods", "create pods", "list secrets", "update nodes", "delete nodes", "delete namespaces", "update leases/other coordination.k8s.io railyard-system",
 				"create leases coordination.k8s.io kube-system",
 			},
@@ -281,6 +284,11 @@ func TestNodeWritesOnlyItsOwnShares(t *testing.T) {
 		"answer for another":     {[]string{"node-a", "node-b"}, answering(admin, a, "node-b", "10.9.0.1"), false},
 		"drop another's want":    {[]string{"node-a", "node-b"}, dropping(admin, a), true},
 		"redirect a want":        {[]string{"node-a", "node-b"}, redirecting(admin, a), false},
+		"hold own":               {[]string{"node-a", "node-b"}, update(a, holds(0)), true},
+		"hold another's":         {[]string{"node-a", "node-b"}, update(a, holds(1)), false},
+		"end a hold":             {[]string{"node-a", "node-b"}, held(admin, a, func(o *ipamv1alpha1.IPBlock) { o.Spec.Shares = o.Spec.Shares[:1] }), false},
+		"rename a hold":          {[]string{"node-a", "node-b"}, held(admin, a, func(o *ipamv1alpha1.IPBlock) { o.Spec.Shares[1].NodeUID = "mine" }), false},
+		"add to a hold":          {[]string{"node-a", "node-b"}, held(admin, a, func(o *ipamv1alpha1.IPBlock) { o.Spec.Shares[1].Ranges = append(o.Spec.Shares[1].Ranges, "10.9.0.9") }), true},
 		"mirror own":             {[]string{"node-a", "node-b"}, status(a, func(s *ipamv1alpha1.IPBlockStatus) { s.Leases[0].Pod = "new"; s.Nodes[0].Leased = 7; s.Leased = 8 }), true},
 		"mirror away who left":   {[]string{"node-a", "node-b"}, afterLeaving(admin, a), true},
 		"mirror another's lease": {[]string{"node-a", "node-b"}, status(a, func(s *ipamv1alpha1.IPBlockStatus) { s.Leases[1].Pod = "new" }), false},
@@ -298,6 +306,87 @@ func TestNodeWritesOnlyItsOwnShares(t *testing.T) {
 				t.Errorf("not refused by the policy: %v", err)
 			}
 		})
+	}
+}
+
+// holds puts the address of a share into a hold.
+func holds(i int) func(*ipamv1alpha1.IPBlock) {
+	return func(o *ipamv1alpha1.IPBlock) {
+		hold := ipam.Reserved("id")
+		s := ipamv1alpha1.Share{Node: hold.Node, NodeUID: hold.NodeUID, Session: hold.Session, Ranges: o.Spec.Shares[i].Ranges}
+		o.Spec.Shares = append(slices.Delete(o.Spec.Shares, i, i+1), s)
+	}
+}
+
+// held has the address of node-b in a hold, before c changes the block.
+func held(admin, c client.Client, change func(*ipamv1alpha1.IPBlock)) func(context.Context, *ipamv1alpha1.IPBlock) error {
+	return func(ctx context.Context, o *ipamv1alpha1.IPBlock) error {
+		holds(1)(o)
+		if err := admin.Update(ctx, o); err != nil {
+			return err
+		}
+		change(o)
+		return c.Update(ctx, o)
+	}
+}
+
+// TestNodeWritesOnlyItsOwnUses is the same for reservations.
+func TestNodeWritesOnlyItsOwnUses(t *testing.T) {
+	ctx := t.Context()
+	admin := newClient(t, api.RESTConfig(), nil)
+	a := nodeClient(t, "node-a")
+	awaitPolicy(t, a)
+	user := func(node string) *ipamv1alpha1.ReservationUser {
+		if node == "" {
+			return nil
+		}
+		return &ipamv1alpha1.ReservationUser{Node: node, NodeUID: "uid-" + node, Session: "session", Network: "net", ContainerID: "c", Since: metav1.NewMicroTime(time.Unix(1_900_000_000, 0))}
+	}
+	make := func(pod, node string) *ipamv1alpha1.IPReservation {
+		h := ipamv1alpha1.Holder{Kind: ipamv1alpha1.HolderStatefulSet, Namespace: "default", Name: "set", Pod: pod, Interface: "net1"}
+		return ipamv1alpha1.NewReservation(ipam.Pool{Name: "uses", UID: "uid"}, h, []netip.Addr{netip.MustParseAddr("10.9.0.1")}, user(node))
+	}
+	uses := func(node string) func(*ipamv1alpha1.IPReservation) {
+		return func(r *ipamv1alpha1.IPReservation) { r.SetUser(user(node)) }
+	}
+	for name, tc := range map[string]struct {
+		before string
+		change func(*ipamv1alpha1.IPReservation)
+		ok     bool
+	}{
+		"use what nobody uses":     {"", uses("node-a"), true},
+		"use for another":          {"", uses("node-b"), false},
+		"end own use":              {"node-a", uses(""), true},
+		"end another's":            {"node-b", uses(""), false},
+		"take another's":           {"node-b", uses("node-a"), false},
+		"give away":                {"node-a", uses("node-b"), false},
+		"change what nobody uses":  {"", func(r *ipamv1alpha1.IPReservation) { r.Labels = map[string]string{"x": "y"} }, false},
+		"change own addresses":     {"node-a", func(r *ipamv1alpha1.IPReservation) { r.Spec.Addresses = []string{"10.9.0.2"} }, true},
+		"change them as it begins": {"", func(r *ipamv1alpha1.IPReservation) { uses("node-a")(r); r.Spec.Addresses = []string{"10.9.0.2"} }, false},
+		"drop the finalizer":       {"node-a", func(r *ipamv1alpha1.IPReservation) { r.Finalizers = nil }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := make(strings.ReplaceAll(name, " ", "-"), tc.before)
+			if err := admin.Create(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+			tc.change(r)
+			switch err := a.Update(ctx, r); {
+			case tc.ok && err != nil:
+				t.Errorf("refused: %v", err)
+			case !tc.ok && (!apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "railyard-agent-own-uses")):
+				t.Errorf("not refused by the policy: %v", err)
+			}
+		})
+	}
+	if err := a.Create(ctx, make("made", "node-a")); err != nil {
+		t.Errorf("reserve: %v", err)
+	}
+	if err := a.Create(ctx, make("made-for-another", "node-b")); !apierrors.IsForbidden(err) {
+		t.Errorf("reserve for another: %v", err)
+	}
+	if err := a.Create(ctx, make("made-for-nobody", "")); !apierrors.IsForbidden(err) {
+		t.Errorf("reserve for nobody: %v", err)
 	}
 }
 

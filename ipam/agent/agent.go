@@ -123,6 +123,10 @@ type Agent struct {
 	// pools has a lock for each pool, held from the first read of a block to what the store makes of the last
 	// write: two of them at once could grant what the other one gives back.
 	pools keyedMutex
+	// reserving has a lock for each reservation, held by a request from the bind to the confirmed lease, and by what ends a use: it is
+	// taken before that of the pool.
+	reserving keyedMutex
+	unused    chan struct{} // the uses of reservations are to be looked at
 	// claiming is read-locked around everything that writes to the API for a request, and locked by the end of Run.
 	claiming *rwLock
 	ended    bool // under claiming
@@ -172,7 +176,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: c, store: c.Store, log: c.Log,
-		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1),
+		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1), unused: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
 		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), blocks: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
 		pools: keyedMutex{hit: c.Hit}, leasing: newRWLock(c.Hit), claiming: newRWLock(c.Hit),
@@ -199,6 +203,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for name, loop := range map[string]func(context.Context) error{
 		"watch": a.cfg.Cache.Start, "sync": a.keepSync, "collect": a.collect, "mirror": a.mirror,
 		"return": a.returnIdle, "ahead": a.claimAhead, "trade": a.trade,
+		"reservations": a.keepReservations,
 	} {
 		g.Go(func() error {
 			a.cfg.Hit(name)

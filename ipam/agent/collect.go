@@ -82,5 +82,6 @@ func (a *Agent) endDead(ctx context.Context, l ipam.Lease, gone func(ipam.NetNS)
 		"containerID", l.Key.ContainerID, "ifName", l.Key.IfName, "netns", l.NetNS.Path, "pool", l.Pool)
 	a.wake()
 	a.freed()
+	poke(a.unused)
 	return nil
 }

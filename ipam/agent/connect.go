@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,14 +40,16 @@ func Connect(cfg *rest.Config, node string) (client.Client, cache.Cache, error) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to the API server: %w", err)
 	}
+	mine := labels.SelectorFromSet(labels.Set{v1alpha1.NodeLabel(node): ""})
 	watched, err := cache.New(cfg, cache.Options{
 		HTTPClient: web, Scheme: scheme, Mapper: mapper,
 		ReaderFailOnMissingInformer: true, // a read must never start a watch of more than this
 		DefaultTransform:            strip,
 		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.IPPool{}:  {},
-			&v1alpha1.IPBlock{}: {Label: labels.SelectorFromSet(labels.Set{v1alpha1.NodeLabel(node): ""})},
-			nodeObject():        {Field: fields.OneTermEqualSelector(metav1.ObjectNameField, node)},
+			&v1alpha1.IPPool{}:        {},
+			&v1alpha1.IPBlock{}:       {Label: mine},
+			&v1alpha1.IPReservation{}: {Label: mine},
+			nodeObject():              {Field: fields.OneTermEqualSelector(metav1.ObjectNameField, node)},
 		},
 	})
 	if err != nil {
@@ -64,12 +67,15 @@ func nodeObject() *metav1.PartialObjectMetadata {
 	return o
 }
 
-// newMapper knows the three kinds that the agent reads, so that no discovery is asked for them.
+// newMapper knows the kinds that the agent reads and writes, so that no discovery is asked for them.
 func newMapper() meta.RESTMapper {
-	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion, nodeKind.GroupVersion(), eventsv1.SchemeGroupVersion})
+	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion, nodeKind.GroupVersion(), eventsv1.SchemeGroupVersion, claimKind.GroupVersion()})
 	m.Add(v1alpha1.GroupVersion.WithKind("IPPool"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("IPBlock"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("IPReservation"), meta.RESTScopeRoot)
 	m.Add(nodeKind, meta.RESTScopeRoot)
+	m.Add(podKind, meta.RESTScopeNamespace)
+	m.Add(claimKind, meta.RESTScopeNamespace)
 	m.Add(eventsv1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
 	return m
 }
@@ -90,7 +96,7 @@ func strip(obj any) (any, error) {
 
 // watch has every change of what is watched wake sync.
 func (a *Agent) watch(ctx context.Context) error {
-	for _, obj := range []client.Object{&v1alpha1.IPPool{}, &v1alpha1.IPBlock{}, nodeObject()} {
+	for _, obj := range []client.Object{&v1alpha1.IPPool{}, &v1alpha1.IPBlock{}, &v1alpha1.IPReservation{}, nodeObject()} {
 		inf, err := a.cfg.Cache.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", obj, err)
@@ -112,6 +118,12 @@ func (a *Agent) watch(ctx context.Context) error {
 
 // noticed wakes those whom a change concerns.
 func (a *Agent) noticed(was, is any) {
+	if r, ok := cmp.Or(is, was).(*v1alpha1.IPReservation); ok {
+		if r.Spec.User != nil {
+			poke(a.unused)
+		}
+		return
+	}
 	a.wake()
 	if hasWants(was) || hasWants(is) || is == nil {
 		a.bell.ring()

@@ -25,6 +25,14 @@ const (
 // else says ErrPoolFull, or ErrUnavailable if the API cannot be asked.
 func (a *Agent) Lease(ctx context.Context, req ipam.Request) (l ipam.Lease, err error) {
 	defer a.metrics.observe("lease", time.Now(), &err)
+	l, err = a.lease(ctx, req)
+	if err != nil {
+		poke(a.unused) // what a request for a reservation has begun may have to end
+	}
+	return l, err
+}
+
+func (a *Agent) lease(ctx context.Context, req ipam.Request) (l ipam.Lease, err error) {
 	var lacked *store.NoRoom
 	for began := time.Now(); time.Since(began) < leaseWait; {
 		l, err = a.leaseOnce(ctx, req)
@@ -45,6 +53,8 @@ func (a *Agent) Lease(ctx context.Context, req ipam.Request) (l ipam.Lease, err 
 			return l, nil
 		case errors.Is(err, ipam.ErrPoolUnknown) && a.awaits(ctx, a.heard):
 			continue
+		case isSticky(err):
+			return a.leaseSticky(ctx, req)
 		case no == nil:
 			return ipam.Lease{}, a.explain(err)
 		}
@@ -108,6 +118,12 @@ func noRoom(err error) *store.NoRoom {
 	return no
 }
 
+// isSticky says that the store leaves it to the agent whether the addresses follow somebody.
+func isSticky(err error) bool {
+	_, is := errors.AsType[*store.StickyError](err)
+	return is
+}
+
 // leaseOnce is one try, on the store alone.
 func (a *Agent) leaseOnce(ctx context.Context, req ipam.Request) (ipam.Lease, error) {
 	if a.fresh.Load() && !a.awaits(ctx, a.ready) {
@@ -168,6 +184,7 @@ func (a *Agent) Release(ctx context.Context, k ipam.Key) (err error) {
 	if a.named(l) {
 		a.wake() // a static address goes back at once
 	}
+	poke(a.unused)
 	a.freed()
 	return nil
 }
@@ -203,6 +220,7 @@ func (a *Agent) Retain(ctx context.Context, network string, keep []ipam.Key) (n 
 		a.log.InfoContext(ctx, "leases ended, the runtime does not know their attachments", "network", network, "leases", n)
 		a.wake()
 		a.freed()
+		poke(a.unused)
 	}
 	return n, err
 }

@@ -107,7 +107,7 @@ func newAPI(ctx context.Context) (*apiServer, error) {
 	if _, err := api.NodeConfig(ctx, "bootstrap"); err != nil { // makes the namespace
 		return nil, errors.Join(err, api.Stop())
 	}
-	if err := api.Apply(ctx, "manifests/crd", "manifests/rbac"); err != nil {
+	if err := api.Apply(ctx, "manifests/crd", "manifests/rbac", "ipam/testdata/crd"); err != nil {
 		return nil, errors.Join(err, api.Stop())
 	}
 	return a, nil

@@ -40,8 +40,9 @@ type view struct {
 	me    ipam.Owner
 	// pool is the block's, as the store knows it.
 	pool ipam.Pool
-	// leased are the addresses of the block's slot that are leased here.
-	leased []netip.Addr
+	// leased are the addresses of the block's slot that are leased here, and reserved those of reservations: they are not this node's,
+	// though its share may have one until the API server has acknowledged that.
+	leased, reserved []netip.Addr
 }
 
 // share is this node's in the block: all that it owns there, under the first identity that is not the node's
@@ -61,6 +62,16 @@ func (v view) share() (ipam.Share, bool) {
 		if s.NodeUID != v.me.NodeUID {
 			out.NodeUID = s.NodeUID
 		}
+	}
+	if len(v.reserved) > 0 {
+		set := iprange.Set(out.Ranges...)
+		var b netipx.IPSetBuilder
+		b.AddSet(set)
+		for _, a := range v.reserved {
+			b.Remove(a)
+		}
+		rest, _ := b.IPSet() // as in spare
+		out.Ranges = iprange.Ranges(rest)
 	}
 	return out, ok
 }

@@ -173,7 +173,9 @@ func (a *Agent) syncBlocks(ctx context.Context, me ipam.Owner) error {
 	errs = append(errs, a.takeOver(ctx, fenced))
 	err = errors.Join(errs...)
 	if err == nil && a.fresh.Load() {
-		err = a.open()
+		if err = a.recoverReserved(ctx, me); err == nil {
+			err = a.open()
+		}
 	}
 	return err
 }
@@ -239,7 +241,9 @@ func (a *Agent) view(me ipam.Owner, block, pool string, b *ipam.Block) (view, er
 	if err != nil && (held != nil || !errors.Is(err, ipam.ErrPoolUnknown)) {
 		return v, err
 	}
-	v.leased, err = a.leasedIn(held)
+	if v.leased, err = a.leasedIn(held); err == nil && held != nil {
+		v.reserved, err = a.store.ReservedIn(*held)
+	}
 	return v, err
 }
 

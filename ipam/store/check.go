@@ -61,6 +61,12 @@ func (c *checker) covering(pool string, a netip.Addr) bool {
 	return slices.ContainsFunc(c.held, func(h holding) bool { return h.Pool == pool && h.covers(a) })
 }
 
+// reserved says that the address is leased for a reservation, so that no holding has it.
+func (c *checker) reserved(s addrState) bool {
+	is, err := c.isReserved(s)
+	return err == nil && is
+}
+
 func (c *checker) addr(k, v []byte) error {
 	pool, a, err := parseAddrKey(k)
 	if err != nil {
@@ -75,6 +81,10 @@ func (c *checker) addr(k, v []byte) error {
 	switch {
 	case p.Name == "":
 		c.failf("%s is of pool %s, which is unknown", a, pool)
+	case c.reserved(s):
+		if c.covering(pool, a) {
+			c.failf("%s of pool %s is leased for a reservation, and granted", a, pool)
+		}
 	case !c.covering(pool, a):
 		c.failf("%s of pool %s is not granted", a, pool)
 	case s.leased():

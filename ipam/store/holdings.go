@@ -106,6 +106,9 @@ func (t *tx) grant(h Holding) error {
 	if err != nil || was.Retired {
 		return err
 	}
+	if h, err = t.withoutReserved(h); err != nil {
+		return err
+	}
 	is := holding{Holding: h, Since: t.now}
 	if ok {
 		is.Since = was.Since
@@ -134,8 +137,8 @@ func (s *Store) Retire(block string, minIdle time.Duration) (retired bool, err e
 			return nil
 		}
 		rest, busy := max(minIdle, p.Cooldown), false
-		if err := t.eachAddr(h.Pool, h.Slot, func(_ netip.Addr, s addrState) error {
-			busy = busy || s.leased() || s.released > 0 && t.now-s.released < rest
+		if err := t.eachAddr(h.Pool, h.Slot, func(a netip.Addr, s addrState) error {
+			busy = busy || s.leased() && h.covers(a) || !s.leased() && s.released > 0 && t.now-s.released < rest
 			return nil
 		}); err != nil || busy {
 			return err

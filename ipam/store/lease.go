@@ -89,6 +89,9 @@ func (s *Store) lease(ctx context.Context, req ipam.Request, reuse bool) (l ipam
 
 // again answers a repeated request.
 func (t *tx) again(rec record, req ipam.Request) (ipam.Lease, error) {
+	if rec.Pending {
+		return rec.Lease, &StickyError{rec.Pool, true}
+	}
 	if rec.Pool != req.Pool {
 		return rec.Lease, &ipam.FieldError{Field: "pool", Detail: fmt.Sprintf("%s asked for, but this attachment holds a lease of %s: release it first", req.Pool, rec.Pool)}
 	}
@@ -125,6 +128,9 @@ func (t *tx) lend(req ipam.Request, reuse bool) (ipam.Lease, error) {
 	}
 	if err := open(p); err != nil {
 		return ipam.Lease{}, err
+	}
+	if p.Sticky.Any() && !req.Settled {
+		return ipam.Lease{}, &StickyError{p.Name, false}
 	}
 	picked, err := t.pick(p, req.Static, reuse)
 	if err != nil {

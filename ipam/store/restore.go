@@ -87,7 +87,7 @@ func (t *tx) restoreAddr(p ipam.Pool, rec *record, a netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if !h.covers(a) {
+	if !h.covers(a) && rec.Reservation == "" {
 		return fmt.Errorf("%w: %s is not this node's", ipam.ErrTaken, a)
 	}
 	was, ok, err := t.state(p.Name, a)
@@ -96,6 +96,11 @@ func (t *tx) restoreAddr(p ipam.Pool, rec *record, a netip.Addr) error {
 	}
 	if ok && was.leased() {
 		return fmt.Errorf("%w: %s is held by %q", ipam.ErrTaken, a, was.key)
+	}
+	if rec.Reservation != "" {
+		if err := t.withdrawFor(p, rec.Reservation, a); err != nil {
+			return err
+		}
 	}
 	return t.hold(p, rec, a)
 }

@@ -76,7 +76,8 @@ func (t *tx) count(s addrState, p ipam.Pool, n *PoolStats) {
 }
 
 // BlockLeases gives the leases that hold an address of the block, each whole, by the address that they hold in
-// it, and how many of the block's addresses are free and cooling. A block that is not held has none.
+// it, and how many of the block's addresses are free and cooling. A block that is not held has none. Leases of reservations are not among
+// them: their addresses are not the block's on this node.
 func (s *Store) BlockLeases(block string) (leases []ipam.Lease, free, cooling int, err error) {
 	err = s.view(func(t *tx) error {
 		h, ok, err := t.holding(block)
@@ -88,27 +89,19 @@ func (s *Store) BlockLeases(block string) (leases []ipam.Lease, free, cooling in
 			return err
 		}
 		var n PoolStats
-		var keys [][]byte
-		if err := t.eachAddr(h.Pool, h.Slot, func(_ netip.Addr, s addrState) error {
-			t.count(s, p, &n)
-			if s.leased() {
-				keys = append(keys, s.key)
+		err = t.eachAddr(h.Pool, h.Slot, func(_ netip.Addr, s addrState) error {
+			if !s.leased() {
+				t.count(s, p, &n)
+				return nil
 			}
-			return nil
-		}); err != nil {
-			return err
-		}
-		free, cooling = n.Free, n.Cooling
-		for _, k := range keys {
-			rec, ok, err := t.lease(k)
-			if err != nil {
-				return err
-			}
-			if ok {
+			rec, ok, err := t.lease(s.key)
+			if ok && rec.Reservation == "" {
 				leases = append(leases, rec.Lease)
 			}
-		}
-		return nil
+			return err
+		})
+		free, cooling = n.Free, n.Cooling
+		return err
 	})
 	return leases, free, cooling, err
 }

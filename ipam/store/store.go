@@ -284,6 +284,8 @@ type record struct {
 	Named []netip.Addr `json:"named,omitempty"`
 	// Hearsay: the key is remembered, not known, to be that of the namespace. See Restore.
 	Hearsay bool `json:"hearsay,omitempty"`
+	// Pending: that the addresses are the reservation's has not been acknowledged.
+	Pending bool `json:"pending,omitempty"`
 }
 
 func (r record) holds(a netip.Addr) bool {

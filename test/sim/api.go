@@ -131,6 +131,8 @@ const (
 	kindBlock = "IPBlock"
 	kindPool  = "IPPool"
 	kindNode  = "Node"
+
+	kindReservation = "IPReservation"
 )
 
 // blocks are the block objects, by name.

@@ -51,9 +51,10 @@ func newWatches(n *node, life int) *watches {
 	of := labels.SelectorFromSet(labels.Set{v1alpha1.NodeLabel(n.name): ""})
 	w := &watches{n: n, life: life, kinds: map[string]*watch{}}
 	for kind, wants := range map[string]func(client.Object) bool{
-		kindPool:  func(client.Object) bool { return true },
-		kindBlock: func(o client.Object) bool { return of.Matches(labels.Set(o.GetLabels())) },
-		kindNode:  func(o client.Object) bool { return o.GetName() == n.name },
+		kindPool:        func(client.Object) bool { return true },
+		kindBlock:       func(o client.Object) bool { return of.Matches(labels.Set(o.GetLabels())) },
+		kindReservation: func(o client.Object) bool { return of.Matches(labels.Set(o.GetLabels())) },
+		kindNode:        func(o client.Object) bool { return o.GetName() == n.name },
 	} {
 		w.kinds[kind] = &watch{kind: kind, wants: wants, objects: map[string]client.Object{}, synced: make(chan struct{})}
 	}

@@ -6,6 +6,7 @@ package v1alpha1
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,9 @@ func (p *IPPool) Parse() (ipam.Pool, error) {
 	}
 	if w := p.Spec.Watermarks; w != nil {
 		spec.Watermarks = ipam.Watermarks{Low: number(w.Low), High: number(w.High), KeepLast: w.KeepLast}
+	}
+	if s := p.Spec.Sticky; s != nil {
+		spec.Sticky = ipam.Sticky{IPAMClaims: slices.Contains(s.For, HolderIPAMClaim), StatefulSets: slices.Contains(s.For, HolderStatefulSet)}
 	}
 	var errs []error
 	if m := validation.IsDNS1123Label(p.Name); len(m) > 0 {
@@ -104,3 +108,22 @@ func (p *IPPool) Open(nodeLabels map[string]string) string {
 	}
 	return ""
 }
+
+// HoldTime is how long what was reserved for the kind of holder is kept after the holder is gone: never shorter than the pool's cooldown.
+func (p *IPPool) HoldTime(kind string) time.Duration {
+	hold := ipam.DefaultCooldown
+	if s := p.Spec.CooldownSeconds; s != nil {
+		hold = time.Duration(*s) * time.Second
+	}
+	if s := p.Spec.Sticky; kind == HolderStatefulSet {
+		most := defaultHold
+		if s != nil && s.HoldSeconds != nil {
+			most = time.Duration(*s.HoldSeconds) * time.Second
+		}
+		hold = max(hold, most)
+	}
+	return hold
+}
+
+// defaultHold is that of Sticky.HoldSeconds.
+const defaultHold = 10 * time.Minute

@@ -123,10 +123,34 @@ type IPPoolSpec struct {
 	// +optional
 	DetectConflicts bool `json:"detectConflicts,omitempty"`
 
+	// sticky has addresses follow who outlives a pod: its next pod gets the same, on whatever node. Left out, they follow nobody. It costs
+	// each pod's start some requests to the API server, without which a pod of the pool cannot start.
+	// +optional
+	Sticky *Sticky `json:"sticky,omitempty"`
+
 	// nodeSelector selects the nodes that may lease from the pool; empty is all of them. A node that no longer
 	// matches keeps what is leased on it and gets nothing new.
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+}
+
+// Sticky says whom addresses follow.
+type Sticky struct {
+	// for are the kinds of holders: IPAMClaim, of ipamclaims.k8s.cni.cncf.io, for a pod whose network annotation names one
+	// (ipam-claim-reference); StatefulSet, for each pod of one, by its name.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=IPAMClaim;StatefulSet
+	// +listType=set
+	// +required
+	For []string `json:"for"`
+
+	// holdSeconds is how long the addresses of a StatefulSet's pod are kept after the set has been deleted, or scaled down below that pod.
+	// +kubebuilder:default=600
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=31536000
+	// +optional
+	HoldSeconds *int32 `json:"holdSeconds,omitempty"`
 }
 
 // Watermarks say how many addresses of each family a node keeps at hand.
