@@ -84,6 +84,9 @@ func SetupWith(mgr ctrl.Manager, o Options) error {
 		api: mgr.GetClient(), live: mgr.GetAPIReader(), log: mgr.GetLogger().WithName("ippool"), Options: o,
 		claims: claim.New(mgr.GetClient(), mgr.GetAPIReader()), lost: map[owner]time.Time{},
 	}
+	if err := setupReservations(mgr, r); err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("ippool").
 		For(&v1alpha1.IPPool{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).

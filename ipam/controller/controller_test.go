@@ -58,7 +58,8 @@ func run(m *testing.M) (int, error) {
 	done := make(chan struct{})
 	close(done)
 	defer func() { cancel(); <-done; _ = a.Stop() }()
-	if err := a.Apply(ctx, "manifests/crd/ipam.railyard.dev_ippools.yaml", "manifests/crd/ipam.railyard.dev_ipblocks.yaml"); err != nil {
+	if err := a.Apply(ctx, "manifests/crd/ipam.railyard.dev_ippools.yaml", "manifests/crd/ipam.railyard.dev_ipblocks.yaml",
+		"manifests/crd/ipam.railyard.dev_ipreservations.yaml", "ipam/testdata/crd"); err != nil {
 		return 1, err
 	}
 	scheme := runtime.NewScheme()

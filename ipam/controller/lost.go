@@ -166,29 +166,9 @@ func (r *reconciler) forget(all []v1alpha1.IPBlock) {
 
 // release gives back what h holds, unless the API server, and not the cache, knows the node after all, or pods that are bound to it.
 func (r *reconciler) release(ctx context.Context, h *quarantined) (bool, error) {
-	share := ipam.Share{Node: h.node, NodeUID: h.uid}
-	var o corev1.Node
-	err := r.live.Get(ctx, client.ObjectKey{Name: h.node}, &o)
-	switch {
-	case apierrors.IsNotFound(err):
-	case err != nil:
-		return false, fmt.Errorf("look for node %s: %w", h.node, err)
-	case gone(share, map[string]node{h.node: nodeOf(&o)}) == "":
-		return false, nil
-	}
-	var pods metav1.PartialObjectMetadataList
-	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
-	if err := r.live.List(ctx, &pods, client.MatchingFieldsSelector{Selector: unfinishedOn(h.node)}); err != nil {
-		return false, fmt.Errorf("list the pods of node %s: %w", h.node, err)
-	}
-	h.pods = 0
-	for _, p := range pods.Items {
-		if string(o.UID) == h.uid || o.UID == "" || p.CreationTimestamp.Before(&o.CreationTimestamp) { // or it is one of the node of that name by now
-			h.pods++
-		}
-	}
-	if h.pods > 0 {
-		return false, nil
+	lost, pods, err := r.lostForGood(ctx, h.node, h.uid)
+	if h.pods = pods; err != nil || !lost || pods > 0 {
+		return false, err
 	}
 	for _, block := range h.blocks {
 		// A node that is back by now has written its new UID, or session, and keeps its share.
@@ -198,6 +178,30 @@ func (r *reconciler) release(ctx context.Context, h *quarantined) (bool, error) 
 		r.log.Info("the addresses of a lost node are free again", "node", h.node, "uid", h.uid, "why", h.why, "block", block)
 	}
 	return true, nil
+}
+
+// lostForGood says whether the API server, and not the cache, has no such node either, and how many pods are bound to it.
+func (r *reconciler) lostForGood(ctx context.Context, name, uid string) (lost bool, bound int, err error) {
+	var o corev1.Node
+	err = r.live.Get(ctx, client.ObjectKey{Name: name}, &o)
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return false, 0, fmt.Errorf("look for node %s: %w", name, err)
+	case gone(ipam.Share{Node: name, NodeUID: uid}, map[string]node{name: nodeOf(&o)}) == "":
+		return false, 0, nil
+	}
+	var pods metav1.PartialObjectMetadataList
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	if err := r.live.List(ctx, &pods, client.MatchingFieldsSelector{Selector: unfinishedOn(name)}); err != nil {
+		return false, 0, fmt.Errorf("list the pods of node %s: %w", name, err)
+	}
+	for _, p := range pods.Items {
+		if string(o.UID) == uid || o.UID == "" || p.CreationTimestamp.Before(&o.CreationTimestamp) { // or it is one of the node of that name by now
+			bound++
+		}
+	}
+	return true, bound, nil
 }
 
 // unfinishedOn selects the pods of a node that may have an address.
