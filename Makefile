@@ -22,6 +22,8 @@ TEST_TIMEOUT ?= 15m
 E2E_TIMEOUT ?= 30m
 FUZZTIME ?= 20s
 BENCHFLAGS ?=
+# make bench-scale SCALEFLAGS="-nodes 10,100 -steady 1m"; -h lists all.
+SCALEFLAGS ?=
 DEMOFLAGS ?=
 KEEP ?=
 # make sim SEEDS=10000 FIRST=0 is a night's work; make sim SEED=7 ACTIONS=3,9 repeats what failed.
@@ -45,7 +47,7 @@ help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, DEMOFLAGS, KEEP=1, NODES, RAILYARD_TOOLS=folder\n'
+	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, SCALEFLAGS, DEMOFLAGS, KEEP=1, NODES, RAILYARD_TOOLS=folder\n'
 
 .PHONY: build
 build: ## Build our programs into bin/, static
@@ -164,6 +166,11 @@ bench: deps build ## Measure against the neighbours and the floor; writes build/
 	@$(as_root)
 	@$(need) kube multus cni
 	$(with_tools) go run ./test/bench $(BENCHFLAGS)
+
+.PHONY: bench-scale
+bench-scale: build ## Run the agents of 10, 100 and 1,000 nodes on a real API server; writes docs/benchmarks-scale.md
+	@$(need) kube
+	$(with_tools) go run ./test/bench/scale $(SCALEFLAGS)
 
 ##@ Set-up
 

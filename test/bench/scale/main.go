@@ -50,7 +50,8 @@ type options struct {
 	nodes            counts
 	pods             int
 	rate             float64
-	steady, flat     time.Duration
+	warm, steady     time.Duration
+	flat             time.Duration
 	outage, full     time.Duration
 	settle, patience time.Duration
 	out, docs, bin   string
@@ -92,12 +93,13 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.Var(&o.nodes, "nodes", "how many `nodes`, run after run")
 	fs.IntVar(&o.pods, "pods", 100, "pods on each node")
 	fs.Float64Var(&o.rate, "rate", 0.5, "pods replaced per second on each node, in steady churn")
+	fs.DurationVar(&o.warm, "warm", 90*time.Second, "how long it goes on before that; more than the cooldown of 60 s")
 	fs.DurationVar(&o.steady, "steady", 2*time.Minute, "how long steady churn goes on")
 	fs.DurationVar(&o.flat, "flat", 5*time.Second, "how long pods are replaced as fast as can be")
 	fs.DurationVar(&o.outage, "outage", 2*time.Minute, "how long the API server is away")
 	fs.DurationVar(&o.full, "full", 30*time.Second, "how long pods are replaced in a pool at 99 %")
 	fs.DurationVar(&o.settle, "settle", 6*time.Second, "how long the agents' writes after a phase are counted as its own")
-	fs.DurationVar(&o.patience, "patience", 5*time.Minute, "how long the agents may take to start, and to come back after the outage")
+	fs.DurationVar(&o.patience, "patience", 5*time.Minute, "how long the agents may take to start, to come back after the outage, and to fill a pool")
 	fs.StringVar(&o.out, "out", "build/bench", "`folder` for the JSON")
 	fs.StringVar(&o.docs, "docs", "docs", "`folder` for benchmarks-scale.md and its plot")
 	fs.StringVar(&o.bin, "bin", "bin", "`folder` of railyard's programs, as make build makes them")
@@ -114,7 +116,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	}
 	if o.short {
 		o.nodes, o.pods, o.rate = counts{10}, 40, 2
-		o.steady, o.flat, o.outage, o.full, o.settle = 2*time.Second, time.Second/2, time.Second, time.Second, time.Second
+		o.warm, o.steady, o.flat, o.outage, o.full, o.settle = time.Second, 2*time.Second, time.Second/2, time.Second, time.Second, time.Second
 	}
 	return o, nil
 }

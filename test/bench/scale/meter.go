@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -102,8 +103,11 @@ type countedTransport struct {
 
 func (t *countedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	v := verbOf(r)
-	t.m.requests[v].Add(1)
 	resp, err := t.next.RoundTrip(r)
+	if refused, ok := errors.AsType[*net.OpError](err); ok && refused.Op == "dial" {
+		return resp, err // nobody was asked
+	}
+	t.m.requests[v].Add(1)
 	if err != nil {
 		t.m.failed[v].Add(1)
 		return resp, err

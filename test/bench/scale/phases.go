@@ -47,12 +47,17 @@ func (s *session) churn(ctx context.Context, t *tally, rate float64, during time
 	})
 }
 
-// steady is pods that come and go, as they do for days.
+// steady is pods that come and go, as they do for days. It counts from when as many addresses cool as will.
 func (s *session) steady(ctx context.Context) error {
-	_, err := s.phase(ctx, "steady churn", 0, func(ctx context.Context, t *tally) error {
-		return s.churn(ctx, t, s.o.rate, s.o.steady)
-	})
-	return err
+	for _, x := range []struct {
+		name   string
+		during time.Duration
+	}{{"churn begins", s.o.warm}, {"steady churn", s.o.steady}} {
+		if _, err := s.phase(ctx, x.name, 0, func(ctx context.Context, t *tally) error { return s.churn(ctx, t, s.o.rate, x.during) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flatOut is as many ADDs and DELs as the machine can do.
@@ -158,9 +163,11 @@ func (s *session) empty(ctx context.Context) error {
 	return err
 }
 
-// anywhere starts n pods, each on a node drawn by r, some at once.
+// anywhere starts n pods, each on a node drawn by r, some at once. What is not served within patience is left.
 func (s *session) anywhere(ctx context.Context, t *tally, r *rand.Rand, n int) error {
-	g, ctx := errgroup.WithContext(ctx)
+	limited, cancel := context.WithTimeout(ctx, s.o.patience)
+	defer cancel()
+	g, limited := errgroup.WithContext(limited)
 	g.SetLimit(min(256, 4*s.nodes))
 	for range n {
 		// Half of the nodes are drawn twice as often: demand is never even.
@@ -168,9 +175,14 @@ func (s *session) anywhere(ctx context.Context, t *tally, r *rand.Rand, n int) e
 		if i%2 == 1 && r.IntN(3) == 0 {
 			i = (i + 1) % s.nodes
 		}
-		g.Go(func() error { return t.add(ctx, s.lab.members[i], crowded) })
+		g.Go(func() error { return t.add(limited, s.lab.members[i], crowded) })
 	}
-	return g.Wait()
+	err := g.Wait()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		s.say("not all were served within %s: %v", s.o.patience, err)
+		return nil
+	}
+	return err
 }
 
 func (s *session) capacity() int { return s.nodes * blockSize }
@@ -221,13 +233,12 @@ func (s *session) lastAddresses(ctx context.Context) error {
 		return s.anywhere(ctx, t, s.random(-100), left)
 	})
 	if err != nil {
-		s.fleet.NotHandedOut = s.capacity() - s.living(crowded)
-		if !errors.Is(err, context.DeadlineExceeded) {
-			return err
-		}
-		s.say("%v", err)
+		return err
 	}
 	s.fleet.Capacity, s.fleet.NotHandedOut = s.capacity(), s.capacity()-s.living(crowded)
+	if s.fleet.NotHandedOut > 0 {
+		return s.judge(ctx)
+	}
 	req := ipam.Request{Pool: crowded, Key: ipam.Key{Network: "default/" + crowded, ContainerID: "one-too-many", IfName: "net1"}}
 	m := s.lab.members[0]
 	if l, err := m.agent.Lease(ctx, req); !errors.Is(err, ipam.ErrPoolFull) {
