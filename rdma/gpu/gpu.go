@@ -13,6 +13,10 @@
 //
 // Built without cgo, the state is always NoLibrary.
 //
+// # Faults
+//
+// [Watch] reports what the driver calls an XID, and [Health] says what that means for GPUs and instances, and when they are well again.
+//
 // # Guarantees
 //
 //  1. A GPU of which something essential can't be read is left out, and the error, one [*DeviceError] a GPU, joined, says why; the
@@ -56,10 +60,29 @@ type GPU struct {
 	Memory uint64 // bytes
 	NUMA   int    // of its own memory, where that is a node, as on Grace; -1 if not
 	C2C    bool   // NVLink-C2C joins it to its processor
+	// NVLinks counts the links to other GPUs, and NVSwitch those to switches, which lead to every GPU that has such.
+	NVLinks  map[rdma.BusAddr]int
+	NVSwitch int
+	Recovery Recovery
 
 	MIG       bool // instances are handed out, not the GPU
 	Instances []Instance
 }
+
+// Recovery is what a GPU needs after a fault, as its driver says.
+type Recovery uint8
+
+// What may be needed. Drivers before R560 do not know.
+const (
+	RecoveryUnknown Recovery = iota
+	RecoveryNone
+	RecoveryNeeded // a reset, a drain or a reboot
+)
+
+func (r Recovery) String() string { return [...]string{"unknown", "none", "needed"}[r] }
+
+// LinksTo is how many NVLinks data between two GPUs can take at once.
+func (g GPU) LinksTo(other GPU) int { return g.NVLinks[other.Addr] + min(g.NVSwitch, other.NVSwitch) }
 
 // Instance is a MIG instance: a compute instance in a GPU instance.
 type Instance struct {

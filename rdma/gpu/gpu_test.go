@@ -45,6 +45,8 @@ func newDGX(t *testing.T) *dgx {
 			return nvml.PciInfo{BusId: busID(fmt.Sprintf("00000000:%02X:00.0", 0xE0-0x10*i))}, nvml.SUCCESS
 		}
 		d.GetNumaNodeIdFunc = func() (int, nvml.Return) { return 0, nvml.ERROR_NOT_SUPPORTED }
+		d.GetNvLinkStateFunc = func(int) (nvml.EnableState, nvml.Return) { return 0, nvml.ERROR_NOT_SUPPORTED }
+		d.GetFieldValuesFunc = func([]nvml.FieldValue) nvml.Return { return nvml.ERROR_NOT_SUPPORTED }
 	}
 	t.Cleanup(func() {
 		if m.running != 0 {
@@ -208,7 +210,7 @@ func TestListWithoutLibrary(t *testing.T) {
 	if err := os.WriteFile(file, []byte("no library"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got := findLibrary(root); got != file {
+	if got := findLibrary(root, libraryName); got != file {
 		t.Errorf("found %q, want %s", got, file)
 	}
 	if inv, err := List(root); err != nil || inv.State != NoLibrary {

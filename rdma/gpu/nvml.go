@@ -7,6 +7,7 @@ package gpu
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,8 @@ import (
 	"sync"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/railyard-net/railyard/rdma"
 )
 
 // library is what we use of NVML.
@@ -36,7 +39,7 @@ var asking sync.Mutex
 func List(root string) (Inventory, error) {
 	asking.Lock()
 	defer asking.Unlock()
-	file := findLibrary(root)
+	file := findLibrary(root, libraryName)
 	if file == "" {
 		return Inventory{}, nil
 	}
@@ -53,9 +56,9 @@ func List(root string) (Inventory, error) {
 }
 
 // findLibrary looks where the driver's packages and containers have it.
-func findLibrary(root string) string {
+func findLibrary(root, name string) string {
 	for _, dir := range []string{"usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr/lib", "lib64", "lib"} {
-		file := filepath.Join(root, dir, libraryName)
+		file := filepath.Join(root, dir, name)
 		if _, err := os.Stat(file); err == nil {
 			return file
 		}
@@ -160,7 +163,50 @@ func (r reader) device(index int) (GPU, error) {
 	if call, ret := readMIG(d, &g); ret != nvml.SUCCESS {
 		return failed(call, ret)
 	}
+	r.links(d, &g)
+	r.recovery(d, &g)
 	return g, nil
+}
+
+// links counts NVLinks. A link that can't be asked is none: which GPUs go well together is no reason to lose one.
+func (r reader) links(d nvml.Device, g *GPU) {
+	if !r.has("nvmlDeviceGetNvLinkState") || !r.has("nvmlDeviceGetNvLinkRemoteDeviceType") {
+		return
+	}
+	for link := range nvml.NVLINK_MAX_LINKS {
+		state, ret := d.GetNvLinkState(link)
+		if ret != nvml.SUCCESS {
+			return // there are no more
+		}
+		if state != nvml.FEATURE_ENABLED {
+			continue
+		}
+		if kind, ret := d.GetNvLinkRemoteDeviceType(link); ret == nvml.SUCCESS && kind == nvml.NVLINK_DEVICE_TYPE_SWITCH {
+			g.NVSwitch++
+			continue
+		}
+		pci, ret := d.GetNvLinkRemotePciInfo(link)
+		if peer, err := parseBusID(text(pci.BusId[:])); ret == nvml.SUCCESS && err == nil {
+			if g.NVLinks == nil {
+				g.NVLinks = map[rdma.BusAddr]int{}
+			}
+			g.NVLinks[peer]++
+		}
+	}
+}
+
+func (r reader) recovery(d nvml.Device, g *GPU) {
+	if !r.has("nvmlDeviceGetFieldValues") {
+		return
+	}
+	values := []nvml.FieldValue{{FieldId: nvml.FI_DEV_GET_GPU_RECOVERY_ACTION}}
+	if ret := d.GetFieldValues(values); ret != nvml.SUCCESS || nvml.Return(values[0].NvmlReturn) != nvml.SUCCESS {
+		return
+	}
+	g.Recovery = RecoveryNone
+	if binary.LittleEndian.Uint32(values[0].Value[:4]) != uint32(nvml.GPU_RECOVERY_ACTION_NONE) {
+		g.Recovery = RecoveryNeeded
+	}
 }
 
 // optional makes of "this GPU has no such thing" a success. GPUs whose memory is that of the machine have none to tell of.
