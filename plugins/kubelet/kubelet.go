@@ -49,28 +49,61 @@ func Running(ctx context.Context, socket string) (cni.Running, error) {
 }
 
 func ask(ctx context.Context, socket string) (cni.Running, error) {
+	list, err := list(ctx, socket)
+	if err != nil {
+		return cni.Running{}, err
+	}
+	return read(list), nil
+}
+
+// Device is what a device plugin gave: an ID of a resource.
+type Device struct{ Resource, ID string }
+
+// Container is who has it.
+type Container struct{ Namespace, Pod, Name string }
+
+// Devices asks the kubelet at socket which containers have which devices of device plugins. The errors are those of Running.
+func Devices(ctx context.Context, socket string) (map[Device]Container, error) {
+	list, err := list(ctx, socket)
+	if err != nil {
+		return nil, fmt.Errorf("ask the kubelet at %s: %w", socket, err)
+	}
+	held := map[Device]Container{}
+	for _, p := range list.GetPodResources() {
+		for _, c := range p.GetContainers() {
+			for _, d := range c.GetDevices() {
+				for _, id := range d.GetDeviceIds() {
+					held[Device{d.GetResourceName(), id}] = Container{p.GetNamespace(), p.GetName(), c.GetName()}
+				}
+			}
+		}
+	}
+	return held, nil
+}
+
+func list(ctx context.Context, socket string) (*podresources.ListPodResourcesResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	// Dialled here and not by gRPC, which would hide why it cannot be and try again in its own time.
 	c, err := dial(ctx, socket)
 	if err != nil {
-		return cni.Running{}, err
+		return nil, err
 	}
 	conn, err := grpc.NewClient("passthrough:///kubelet",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(once(c)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
-		return cni.Running{}, errors.Join(err, c.Close())
+		return nil, errors.Join(err, c.Close())
 	}
 	defer func() { _ = conn.Close(); _ = c.Close() }() // a second close is no error that matters
 	list, err := podresources.NewPodResourcesListerClient(conn).List(ctx, &podresources.ListPodResourcesRequest{})
 	if err != nil {
-		return cni.Running{}, err
+		return nil, err
 	}
 	if len(list.GetPodResources()) == 0 {
-		return cni.Running{}, errNone
+		return nil, errNone
 	}
-	return read(list), nil
+	return list, nil
 }
 
 // dial connects to the kubelet, whose process must be one that this one can see.

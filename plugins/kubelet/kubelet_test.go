@@ -50,6 +50,12 @@ func TestRunning(t *testing.T) {
 		t.Errorf("Running (-want +got):\n%s", diff)
 	}
 
+	devices, err := Devices(t.Context(), socket)
+	a := Container{"default", "a", "main"}
+	if diff := cmp.Diff(map[Device]Container{{"example.com/nic", "0000:3b:00.1"}: a, {"example.com/nic", "mlx5_core.sf.4"}: a}, devices); diff != "" || err != nil {
+		t.Errorf("Devices: %v (-want +got):\n%s", err, diff)
+	}
+
 	k.End("default", "a")
 	k.End("kube-system", "static-node")
 	if _, err := Running(t.Context(), socket); !errors.Is(err, errNone) {
