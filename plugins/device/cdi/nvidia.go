@@ -50,7 +50,7 @@ func (n NVIDIA) describe(lib nvml.Interface) (*Spec, error) {
 	options := []nvcdi.Option{
 		nvcdi.WithNvmlLib(lib), nvcdi.WithDriverRoot(n.Root), nvcdi.WithMode(nvcdi.ModeNvml),
 		nvcdi.WithVendor("railyard.dev"), nvcdi.WithClass("gpu"), nvcdi.WithDeviceNamers(namer),
-		nvcdi.WithFeatureFlags(nvcdi.FeatureDisableNvsandboxUtils),
+		nvcdi.WithFeatureFlags(nvcdi.FeatureDisableNvsandboxUtils), nvcdi.WithLogger(silent{}),
 	}
 	if n.DevRoot != "" {
 		options = append(options, nvcdi.WithDevRoot(n.DevRoot))
@@ -92,3 +92,12 @@ func (n NVIDIA) hook() string {
 	}
 	return ""
 }
+
+// silent is a log for a library that tells of every optional file that is not there. What it returns says what matters.
+type silent struct{}
+
+func (silent) Debugf(string, ...any)   {}
+func (silent) Errorf(string, ...any)   {}
+func (silent) Infof(string, ...any)    {}
+func (silent) Tracef(string, ...any)   {}
+func (silent) Warningf(string, ...any) {}
