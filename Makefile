@@ -36,6 +36,7 @@ NODES ?= 2
 
 with_tools = RAILYARD_TOOLS="$(TOOLS)" RAILYARD_BIN="$(BIN)" PATH="$(TOOLS):$$PATH"
 need = test/tools/tools.sh build
+go_build = go build -tags grpcnotrace,netgo,osusergo -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/build.version=$(VERSION)' -o $(BIN)/
 # Not by go run: the machines of a cluster start the command again, long after.
 build_e2e = mkdir -p build/e2e && CGO_ENABLED=0 go build -trimpath -o build/e2e/ ./test/e2e/cluster ./test/cluster/pod
 as_root = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root: it makes network namespaces" >&2; exit 1; }
@@ -50,9 +51,15 @@ help: ## Print this list
 	@printf '\nVariables: SEEDS, FIRST, SEED, ACTIONS, CALM, PKG, TESTFLAGS, TEST_TIMEOUT, FUZZTIME, BENCHFLAGS, SCALEFLAGS, DEMOFLAGS, KEEP=1, NODES, RAILYARD_TOOLS=folder\n'
 
 .PHONY: build
-build: ## Build our programs into bin/, static
+build: ## Build our programs into bin/, static; with a C compiler, the device plugin so that it can load NVIDIA's library
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X github.com/railyard-net/railyard/cmd/internal/build.version=$(VERSION)' -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(go_build) ./cmd/...
+	@if command -v gcc >/dev/null; then $(MAKE) build-device-plugin; else echo "no gcc: bin/railyard-device-plugin is static, and sees no GPUs" >&2; fi
+
+.PHONY: build-device-plugin
+build-device-plugin:
+	@mkdir -p $(BIN)
+	CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations" $(go_build) ./cmd/railyard-device-plugin
 
 .PHONY: image
 image: build ## Write the image of our programs to build/railyard.tar, without Docker

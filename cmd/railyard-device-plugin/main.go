@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/railyard-net/railyard/cmd/internal/build"
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
 	"github.com/railyard-net/railyard/plugins/device"
 	"github.com/railyard-net/railyard/plugins/device/cdi"
@@ -48,13 +49,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case err != nil:
 		return fmt.Errorf("%w\nrun railyard-device-plugin --help for the flags", err)
 	case o.Version:
-		_, err := fmt.Fprintln(stdout, "railyard-device-plugin", daemon.Version())
+		_, err := fmt.Fprintln(stdout, "railyard-device-plugin", build.Version())
 		return err
 	case o.probe:
 		return probe(ctx, o, stdout)
 	}
 	log := o.Logger(stderr)
-	log.InfoContext(ctx, "start", "version", daemon.Version(), "go", runtime.Version(), "nvml", gpu.Linked)
+	log.InfoContext(ctx, "start", "version", build.Version(), "go", runtime.Version(), "nvml", gpu.Linked)
 	return serve(ctx, log, o)
 }
 

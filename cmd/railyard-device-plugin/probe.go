@@ -9,7 +9,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/railyard-net/railyard/cmd/internal/daemon"
+	"github.com/railyard-net/railyard/cmd/internal/build"
 	"github.com/railyard-net/railyard/plugins/device/cdi"
 	"github.com/railyard-net/railyard/plugins/device/config"
 	"github.com/railyard-net/railyard/plugins/device/pool"
@@ -44,7 +44,7 @@ type offer struct {
 
 // probe looks at everything once, changes nothing, and says what would be offered.
 func probe(ctx context.Context, o options, stdout io.Writer) error {
-	r := report{Version: daemon.Version(), NVML: gpu.Linked, Degraded: map[string]string{}, Resources: map[string][]offer{}, CDI: map[string]any{}}
+	r := report{Version: build.Version(), NVML: gpu.Linked, Degraded: map[string]string{}, Resources: map[string][]offer{}, CDI: map[string]any{}}
 	failed := func(err error) {
 		if err != nil {
 			r.Errors = append(r.Errors, err.Error())

@@ -33,6 +33,8 @@ type Image struct {
 	Name string
 	// Programs are the paths on this machine of executable files, by their path in the image.
 	Programs map[string]string
+	// Linked brings the libraries of this machine that the programs are linked with.
+	Linked bool
 	// Texts are the contents of other files, by path, and Links the targets of symbolic links.
 	Texts, Links map[string]string
 
@@ -80,7 +82,13 @@ func (i Image) write(file string) error {
 func (i Image) layer() ([]byte, error) {
 	entries := map[string]tar.Header{"/tmp": {Typeflag: tar.TypeDir, Mode: 0o1777}}
 	contents := map[string][]byte{}
-	for p, source := range i.Programs {
+	programs := maps.Clone(i.Programs)
+	if i.Linked {
+		if err := addLibraries(programs); err != nil {
+			return nil, err
+		}
+	}
+	for p, source := range programs {
 		data, err := os.ReadFile(source)
 		if err != nil {
 			return nil, err

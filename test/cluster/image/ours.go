@@ -22,11 +22,11 @@ const passwd = "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/
 // same to its users.
 func Railyard(bin, tag string) Image {
 	programs := map[string]string{}
-	for _, name := range []string{"railyard", "railyard-ipam", "railyard-agent", "railyard-controller"} {
+	for _, name := range []string{"railyard", "railyard-ipam", "railyard-agent", "railyard-controller", "railyard-device-plugin"} {
 		programs["/usr/local/bin/"+name] = filepath.Join(bin, name)
 	}
 	return Image{
-		Name: RailyardName + ":" + tag, Programs: programs,
+		Name: RailyardName + ":" + tag, Programs: programs, Linked: true,
 		Texts: map[string]string{"/etc/passwd": passwd}, User: "65532:65532",
 	}
 }
