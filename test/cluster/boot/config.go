@@ -36,9 +36,9 @@ var (
 func (s Spec) configure(mayRaiseOOM bool) error {
 	values := struct {
 		Spec
-		Socket, ResolvConf string
-		RestrictOOM        bool
-	}{s, containerdSocket, resolvConf, !mayRaiseOOM}
+		Socket, ResolvConf, ContainerSpec string
+		RestrictOOM                       bool
+	}{s, containerdSocket, resolvConf, containerSpec, !mayRaiseOOM}
 	for path, text := range map[string]string{
 		containerdConfig: containerdTemplate, kubeletConfig: kubeletTemplate, cniConfig: cniTemplate, resolvConf: "",
 	} {

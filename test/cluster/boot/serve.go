@@ -39,7 +39,7 @@ func Serve(ctx context.Context, log *slog.Logger, specPath string, stdin io.Read
 	if err != nil {
 		return err
 	}
-	if err := spec.configure(may); err != nil {
+	if err := errors.Join(spec.configure(may), spec.configureContainers(ctx)); err != nil {
 		return err
 	}
 	m := newMachine(log, spec)
