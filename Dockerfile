@@ -24,7 +24,7 @@ COPY . .
 ARG VERSION=dev
 RUN mkdir -p /out/bin /out/lib \
  && CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations" go build -tags netgo,osusergo -trimpath -buildvcs=false \
-    -ldflags "-s -w -X github.com/railyard-net/railyard/cmd/internal/daemon.version=$VERSION" -o /out/bin/ ./cmd/railyard-device-plugin \
+    -ldflags "-s -w -X github.com/railyard-net/railyard/cmd/internal/build.version=$VERSION" -o /out/bin/ ./cmd/railyard-device-plugin \
  && for f in /lib64/ld-linux-*.so.* /lib/ld-linux-*.so.* /lib/*-linux-gnu/libc.so.6 /lib/*-linux-gnu/libm.so.6 /lib/*-linux-gnu/libdl.so.2 \
       /lib/*-linux-gnu/libpthread.so.0 /lib/*-linux-gnu/librt.so.1; do [ ! -e "$f" ] || cp -L --parents "$f" /out/lib/; done
 
