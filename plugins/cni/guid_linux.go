@@ -134,8 +134,12 @@ func parseGUIDs(attrs []byte, number int) (guids, error) {
 	return out, err
 }
 
-// eachAttr calls f with the value of every attribute of the kind.
+// eachAttr calls f with the value of every attribute of the kind. The kernel pads each of them, and ParseRouteAttr panics where the last
+// is not.
 func eachAttr(b []byte, kind uint16, f func([]byte) error) error {
+	if len(b)%unix.RTA_ALIGNTO != 0 {
+		return fmt.Errorf("attributes of %d bytes", len(b))
+	}
 	list, err := nl.ParseRouteAttr(b)
 	if err != nil {
 		return err
