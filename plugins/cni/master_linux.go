@@ -98,10 +98,14 @@ func (m master) checkKind(kind string) error {
 
 // byBus is the name of the one link of a PCI function or an auxiliary device.
 func byBus(sys fs.FS, bus, field, address string) (string, error) {
-	entries, err := fs.ReadDir(sys, path.Join("bus", bus, "devices", address, "net"))
+	device := path.Join("bus", bus, "devices", address)
+	entries, err := fs.ReadDir(sys, path.Join(device, "net"))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: the host has no network link on %s", field, address)
+	case err == nil && len(entries) == 0, errors.Is(err, fs.ErrNotExist):
+		if _, err := fs.Stat(sys, device); errors.Is(err, fs.ErrNotExist) {
+			return "", dispatch.Errorf(dispatch.CodeMaster, "%s: the host has no device %s", field, address)
+		}
+		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: %s has no network link on the host: a pod has it, or its driver is not loaded, or makes none, as for a function for RDMA alone", field, address)
 	case err != nil:
 		return "", dispatch.Errorf(dispatch.CodeMaster, "%s: look for the link of %s: %w", field, address, err)
 	case len(entries) != 1:

@@ -6,10 +6,13 @@ package cni
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -19,6 +22,7 @@ import (
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
+	"github.com/railyard-net/railyard/plugins/dispatch"
 )
 
 func testMaster() master {
@@ -177,5 +181,25 @@ func TestFind(t *testing.T) {
 	}
 	if _, err := find("../sh", "/bin/x:/bin"); !errors.Is(err, errNoPlugin) {
 		t.Errorf("a path for a name: %v", err)
+	}
+}
+
+// TestByBus: of a device without exactly one link it is said why not.
+func TestByBus(t *testing.T) {
+	sys := fstest.MapFS{
+		"bus/pci/devices/0000:01:00.0/net/a":  {},
+		"bus/pci/devices/0000:02:00.0/net":    {Mode: fs.ModeDir}, // its link is in another namespace
+		"bus/pci/devices/0000:03:00.0/vendor": {},                 // no link ever, as for RDMA alone
+		"bus/pci/devices/0000:04:00.0/net/a":  {},
+		"bus/pci/devices/0000:04:00.0/net/b":  {},
+	}
+	for address, words := range map[string]string{
+		"0000:01:00.0": "", "0000:02:00.0": "no network link on the host: a pod has it", "0000:03:00.0": "for RDMA alone", "0000:04:00.0": "has the links [a b]",
+		"0000:05:00.0": "the host has no device 0000:05:00.0",
+	} {
+		name, err := byBus(sys, "pci", "device", address)
+		if words == "" && (err != nil || name != "a") || words != "" && (err == nil || !strings.Contains(err.Error(), words) || dispatch.Code(err) != dispatch.CodeMaster) {
+			t.Errorf("%s: %q, %v", address, name, err)
+		}
 	}
 }

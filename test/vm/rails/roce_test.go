@@ -233,7 +233,7 @@ func TestPluginWithoutInterface(t *testing.T) {
 	t.Cleanup(func() { modprobe(t, "ib_ipoib") })
 	device, before := h.rdma(t), h.host.state(t)
 	a := attach(t, h.host, newSpace(t), "net1", map[string]any{"kind": "host-device", "deviceID": h.pci, "rdma": "required"})
-	a.fails("ADD", 104, "no network link on "+h.pci)
+	a.fails("ADD", 104, h.pci+" has no network link on the host")
 	a.mustRun("DEL")
 	h.host.same(t, before, "ADD was refused")
 	if !h.host.hasRDMA(device) {
