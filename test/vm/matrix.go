@@ -105,11 +105,11 @@ func (m machine) commandLine() []string {
 	return nil
 }
 
-// modules are those that the guest loads. rxe up to 6.12 asks the kernel's crypto for crc32 by name.
+// modules are those that the guest loads, as far as the kernel has them: siw and netdevsim are built for 6.12. rxe up to 6.12 asks the kernel's crypto for crc32 by name.
 func modules() []string {
 	return []string{
-		"crc32_generic", "ib_core", "ib_uverbs", "rdma_cm", "rdma_ucm", "ib_umad", "ib_ipoib", "rdma_rxe", "ryfab",
-		"veth", "dummy", "macvlan", "ipvlan", "8021q", "bridge", "igb", "igbvf", "nvme",
+		"crc32_generic", "ib_core", "ib_uverbs", "rdma_cm", "rdma_ucm", "ib_umad", "ib_ipoib", "rdma_rxe", "siw", "ryfab",
+		"veth", "dummy", "macvlan", "ipvlan", "8021q", "bridge", "igb", "igbvf", "nvme", "netdevsim",
 	}
 }
 

@@ -105,7 +105,7 @@ func list(debs []string) string {
 	return strings.Join(lines, "")
 }
 
-// kernel fetches a kernel, builds our module for it and makes its initramfs.
+// kernel fetches a kernel, builds for it the modules that its packages lack, and makes its initramfs.
 func (b builder) kernel(ctx context.Context, a apt, t toolchain, k Kernel) ([]string, error) {
 	debs, err := a.kernel(ctx, kernels()[k], filepath.Join(b.tmp, "debs-"+string(k)))
 	if err != nil {
@@ -123,11 +123,11 @@ func (b builder) kernel(ctx context.Context, a apt, t toolchain, k Kernel) ([]st
 	if version := filepath.Base(from); !strings.HasPrefix(version, string(k)+".") {
 		return nil, fmt.Errorf("%s now has Linux %s: see what the tests say to it, and name it in test/vm/image", kernels()[k], version)
 	}
-	headers, err := b.ownModule(ctx, a, t, k, from)
+	more, err := b.moreModules(ctx, a, t, k, from)
 	if err != nil {
 		return nil, err
 	}
-	debs = append(debs, headers...)
+	debs = append(debs, more...)
 	vmlinuz, err := only(tree, "boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz")
 	if err != nil {
 		return nil, err
@@ -140,23 +140,6 @@ func (b builder) kernel(ctx context.Context, a apt, t toolchain, k Kernel) ([]st
 		return nil, err
 	}
 	return debs, b.initramfs(k, mods)
-}
-
-// ownModule puts our module among the kernel's in the folder into, and gives the packages with which it was built.
-func (b builder) ownModule(ctx context.Context, a apt, t toolchain, k Kernel, into string) ([]string, error) {
-	headers, err := a.headers(ctx, kernels()[k], filepath.Join(b.tmp, "headers-"+string(k)))
-	if err != nil {
-		return nil, err
-	}
-	ko, err := t.build(ctx, filepath.Base(into), headers, filepath.Join(b.tmp, "module-"+string(k)))
-	if err != nil {
-		return nil, err
-	}
-	extra := filepath.Join(into, "extra")
-	if err := os.MkdirAll(extra, 0o755); err != nil {
-		return nil, err
-	}
-	return headers, os.Rename(ko, filepath.Join(extra, filepath.Base(ko)))
 }
 
 // only gives the one file that matches a pattern in dir: Debian's kernels have moved files about.

@@ -13,8 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-
-	"github.com/railyard-net/railyard/test/vm/module"
 )
 
 // compiler is that of the newest kernel, which also takes the flags of older ones.
@@ -86,33 +84,31 @@ func (t toolchain) program(ctx context.Context, name string, args ...string) *ex
 	return cmd
 }
 
-// build compiles our module for a kernel, with the headers in the packages, and gives its file.
-func (t toolchain) build(ctx context.Context, version string, headers []string, dir string) (string, error) {
-	if err := t.add(ctx, headers); err != nil {
+// headers makes the packages with a kernel's headers usable, and gives their tree.
+func (t toolchain) headers(ctx context.Context, version string, debs []string) (string, error) {
+	if err := t.add(ctx, debs); err != nil {
 		return "", err
 	}
 	tree := filepath.Join(t.root, "usr/src/linux-headers-"+version)
 	if err := relocate(filepath.Join(tree, "Makefile"), t.root); err != nil {
 		return "", err
 	}
-	// With the kernel's types beside it, kbuild would want to make the module's too.
+	// With the kernel's types beside it, kbuild would want to make a module's too.
 	if err := os.Remove(filepath.Join(tree, "vmlinux")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	sources, err := fs.Sub(module.Sources, module.Dir)
-	if err != nil {
-		return "", err
-	}
-	if err := os.CopyFS(dir, sources); err != nil {
-		return "", err
-	}
-	ko := filepath.Join(dir, module.Name+".ko")
+	return tree, nil
+}
+
+// build compiles the module whose sources are in dir, with the headers in tree, and gives its file. The settings are make's.
+func (t toolchain) build(ctx context.Context, tree, dir, name string, settings ...string) (string, error) {
+	ko := filepath.Join(dir, name+".ko")
 	for _, cmd := range []*exec.Cmd{
-		t.program(ctx, "make", "-j2", "-C", tree, "M="+dir, "CC="+compiler, "modules"),
+		t.program(ctx, "make", append([]string{"-j2", "-C", tree, "M=" + dir, "CC=" + compiler, "modules"}, settings...)...),
 		t.program(ctx, "strip", "--strip-debug", ko),
 	} {
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build the module %s: %w\n%s", module.Name, err, out)
+			return "", fmt.Errorf("build the module %s: %w\n%s", name, err, out)
 		}
 	}
 	return ko, nil

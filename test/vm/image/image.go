@@ -1,8 +1,8 @@
 // Copyright The Railyard Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package image makes what the virtual machines are of: QEMU, kernels, and an initramfs with tools, all from Debian's packages, and
-// a kernel module of our own, built with Debian's compiler.
+// Package image makes what the virtual machines are of: QEMU, kernels, and an initramfs with tools, all from Debian's packages; and
+// kernel modules built with Debian's compiler: one of our own, and those of Linux that Debian's kernels leave out.
 //
 // [Ensure] gives the folder of an image, and builds it if nobody has yet. An image lies outside of the work tree, under a name that is
 // a hash of this package's sources and the module's, so other clones find it, and whoever changes the sources gets a new one. It appears
