@@ -92,6 +92,10 @@ func (s session) one(ctx context.Context, img image.Image, load payload, m machi
 	begin := time.Now()
 	f := follower{session: s, ctx: context.WithoutCancel(ctx), m: m, begin: begin, left: m.packages}
 	problem := vm.Run(ctx, f.event)
+	if errors.Is(problem, qemu.ErrEmulator) && !f.up { // its emulation of several processors fails now and then as they boot
+		s.say("%s: %v: once more", m.name, problem)
+		problem = vm.Run(ctx, f.event)
+	}
 	if problem == nil {
 		s.say("%s: done in %.0fs", m.name, time.Since(begin).Seconds())
 		return f.abandon("the machine ended without it")
@@ -106,6 +110,7 @@ type follower struct {
 	ctx   context.Context
 	m     machine
 	begin time.Time
+	up    bool     // its init has spoken
 	left  []string // packages that have not ended
 	now   *report  // of the first of them, if it has begun
 }
@@ -113,6 +118,7 @@ type follower struct {
 func (f *follower) event(e plan.Event) error {
 	switch {
 	case e.Up != nil:
+		f.up = true
 		f.say("%s: Linux %s is up after %.1fs (%.1fs of them in the kernel)", f.m.name, e.Up.Kernel, time.Since(f.begin).Seconds(), e.Up.Seconds)
 	case e.Begin != "":
 		f.say("%s: %s", f.m.name, e.Begin)

@@ -36,6 +36,9 @@ type Machine struct {
 // ErrEnded is in the error of a machine that did not end as its init ends it: its kernel panicked, or it was too slow.
 var ErrEnded = errors.New("the machine ended early")
 
+// ErrEmulator is in the error of a machine that QEMU itself ended, by a failed assertion for one.
+var ErrEmulator = errors.New("QEMU failed")
+
 // Run boots the machine and calls f with each event of the guest, until the machine has ended.
 func (m Machine) Run(ctx context.Context, f func(plan.Event) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -96,7 +99,7 @@ func (m Machine) verdict(ctx context.Context, ended error, over *plan.Over, said
 	case over != nil:
 		return nil
 	case said != "":
-		return fmt.Errorf("%w: qemu says: %s", ErrEnded, strings.TrimSpace(said))
+		return fmt.Errorf("%w: %w: it says: %s", ErrEnded, ErrEmulator, strings.TrimSpace(said))
 	}
 	return fmt.Errorf("%w: its kernel panicked, or its init died", ErrEnded)
 }
