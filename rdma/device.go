@@ -14,8 +14,11 @@ type Device struct {
 	Name string
 	// Bus is the address of the hardware; empty for a software device such as rxe. Two devices may have the same.
 	Bus BusAddr
-	// Parent is the network interface that a software device was made on; empty for hardware.
+	// Parent is the network interface that a software device was made on, by the name that it has in whichever namespace it is; empty
+	// for hardware.
 	Parent string
+	// Node says what the device is; 0 where the kernel doesn't.
+	Node NodeType
 	// NodeGUID may be zero, and two devices may have the same.
 	NodeGUID GUID
 	// NUMA is the node that the hardware hangs on, or -1 if the machine doesn't say.
@@ -48,6 +51,22 @@ const (
 	Ethernet   LinkLayer = "Ethernet"   // RoCE or iWARP
 	InfiniBand LinkLayer = "InfiniBand" // IPoIB for network interfaces
 )
+
+// NodeType is enum rdma_node_type of include/rdma/ib_verbs.h.
+type NodeType int
+
+// The types of node that a host has; others are possible.
+const (
+	NodeCA   NodeType = 1 // InfiniBand or RoCE
+	NodeRNIC NodeType = 4 // iWARP
+)
+
+// IWARP says that the device speaks RDMA over TCP. It has one GID, made of the hardware address of its interface and none of an
+// IP address, and its connections are made through rdma_cm alone, by processes in the namespace of that interface.
+func (d Device) IWARP() bool { return d.Node == NodeRNIC }
+
+// RoCE says that the port has a GID for each address of its interface.
+func (d Device) RoCE(p Port) bool { return p.LinkLayer == Ethernet && !d.IWARP() }
 
 // PortState is enum ib_port_state of include/rdma/ib_verbs.h.
 type PortState int

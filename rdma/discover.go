@@ -85,11 +85,13 @@ func readDevice(sys fs.FS, name string, want func(BusAddr) bool) (d Device, ok b
 	if !want(d.Bus) {
 		return Device{}, false, nil
 	}
-	// Soft RoCE says so (parent_show in drivers/infiniband/sw/rxe/rxe_verbs.c).
 	if d.Bus == "" {
-		if d.Parent, err = attribute(sys, path.Join(dir, "parent")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if d.Parent, err = parent(sys, dir); err != nil {
 			return Device{}, false, err
 		}
+	}
+	if d.Node, err = nodeType(sys, dir); err != nil {
+		return Device{}, false, err
 	}
 	guid, err := attribute(sys, path.Join(dir, "node_guid"))
 	if err != nil {
@@ -103,6 +105,36 @@ func readDevice(sys fs.FS, name string, want func(BusAddr) bool) (d Device, ok b
 	}
 	d.Ports, err = readPorts(sys, dir, d)
 	return d, err == nil, err
+}
+
+// parent is the interface of a software device. Soft RoCE says so (parent_show in drivers/infiniband/sw/rxe/rxe_verbs.c); of others the
+// one GID that they have is that of the interface (config_non_roce_gid_cache in drivers/infiniband/core/cache.c).
+func parent(sys fs.FS, dir string) (string, error) {
+	for _, file := range []string{"parent", "ports/1/gid_attrs/ndevs/0"} {
+		name, err := attribute(sys, path.Join(dir, file))
+		if err == nil && name != "" || err != nil && !absent(err) {
+			return name, err
+		}
+	}
+	return "", nil
+}
+
+// nodeType reads "1: CA", node_type_show in drivers/infiniband/core/sysfs.c.
+func nodeType(sys fs.FS, dir string) (NodeType, error) {
+	name := path.Join(dir, "node_type")
+	text, err := attribute(sys, name)
+	if absent(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	digits, _, _ := strings.Cut(text, ":")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0, damaged(name, text, "the type of a node")
+	}
+	return NodeType(n), nil
 }
 
 // numaNode is that of the PCI function that the device is on: an auxiliary device has none of its own.

@@ -76,7 +76,15 @@ func discoveries() map[string]discovery {
 		},
 		"soft RoCE": {
 			make: soft,
-			want: []Device{{Name: "rxe0", Parent: "eth0", NodeGUID: 0x505400fffe123456, NUMA: -1, Ports: port1(Ethernet, StateActive, "eth0")}},
+			want: []Device{{Name: "rxe0", Parent: "eth0", Node: NodeCA, NodeGUID: 0x505400fffe123456, NUMA: -1, Ports: port1(Ethernet, StateActive, "eth0")}},
+		},
+		"soft iWARP, on an interface of a pod": {
+			make: func(t tree) { softIWARP(t, "net1") },
+			want: []Device{{Name: "siw0", Parent: "net1", Node: NodeRNIC, NodeGUID: 0x505400fffe123456, NUMA: -1, Ports: port1(Ethernet, StateActive, "net1")}},
+		},
+		"soft iWARP of a kernel that does not say on what": {
+			make: func(t tree) { softIWARP(t, refuses(syscall.EINVAL)) },
+			want: []Device{{Name: "siw0", Node: NodeRNIC, NodeGUID: 0x505400fffe123456, NUMA: -1, Ports: port1(Ethernet, StateActive)}},
 		},
 	}
 }
@@ -126,12 +134,38 @@ func netPath(place, netdev string) string { return filepath.Join(place, "net", n
 func soft(t tree) {
 	t.netdev("", "eth0", 0)
 	dir := t.rdma("", "rxe0", "5054:00ff:fe12:3456")
-	t.file(dir+"/parent", "eth0\n")
+	t.files(dir, map[string]string{"parent": "eth0\n", "node_type": "1: CA\n"})
 	t.port(dir, 1, Ethernet, active, 1024, map[int][3]string{
 		0:    {"fe80:0000:0000:0000:5054:00ff:fe12:3456", v2, "eth0"},
 		1:    {"0000:0000:0000:0000:0000:ffff:c0a8:0102", v2, "eth0"},
 		1023: {"fd00:0000:0000:0000:0000:0000:0000:0002", v2, "eth0"},
 	})
+}
+
+// softIWARP has one GID, the hardware address of its interface.
+func softIWARP(t tree, netdev string) {
+	dir := t.rdma("", "siw0", "5054:00ff:fe12:3456")
+	t.file(dir+"/node_type", "4: RNIC\n")
+	t.port(dir, 1, Ethernet, active, 1, map[int][3]string{0: {"5254:0012:3456:0000:0000:0000:0000:0000", v1, netdev}})
+}
+
+func TestRoCE(t *testing.T) {
+	port := func(l LinkLayer) Port { return Port{Number: 1, LinkLayer: l} }
+	for name, tt := range map[string]struct {
+		node NodeType
+		port Port
+		want bool
+	}{
+		"RoCE":                      {NodeCA, port(Ethernet), true},
+		"a kernel that doesn't say": {0, port(Ethernet), true},
+		"iWARP":                     {NodeRNIC, port(Ethernet), false},
+		"InfiniBand":                {NodeCA, port(InfiniBand), false},
+		"another network":           {6, port("Unknown"), false},
+	} {
+		if got := (Device{Node: tt.node}).RoCE(tt.port); got != tt.want {
+			t.Errorf("%s: %t, want %t", name, got, tt.want)
+		}
+	}
 }
 
 // TestDiscoverDisk reads the same through the links of a real file system.

@@ -16,7 +16,7 @@ type GIDType string
 
 // The types as sysfs writes them (gid_type_str in drivers/infiniband/core/cache.c).
 const (
-	RoCEv1 GIDType = "IB/RoCE v1" // also every GID of an InfiniBand port
+	RoCEv1 GIDType = "IB/RoCE v1" // also every GID of an InfiniBand port, and the one of an iWARP device
 	RoCEv2 GIDType = "RoCE v2"
 )
 
