@@ -49,9 +49,11 @@ type podRail struct {
 }
 
 type podRDMA struct {
-	Device string    `json:"device"`
-	Ports  []podPort `json:"ports,omitempty"`
-	// GIDs of the interface's addresses; none in exclusive mode, where the pod has the table to itself.
+	Device string `json:"device"`
+	// IWARP: a program connects by rdma_cm and no other way.
+	IWARP bool      `json:"iWARP,omitempty"`
+	Ports []podPort `json:"ports,omitempty"`
+	// GIDs of the interface's addresses; none in exclusive mode, where the pod has the table to itself, and none of iWARP.
 	GIDs []journal.GID `json:"gids,omitempty"`
 }
 
@@ -105,10 +107,10 @@ func (p *plugin) podInfoOf(t *attachment) podInfo {
 }
 
 func (r *rail) podRDMA(d rdma.Device) podRDMA {
-	out := podRDMA{Device: d.Name}
+	out := podRDMA{Device: d.Name, IWARP: d.IWARP()}
 	for _, port := range d.Ports {
 		one := podPort{Number: port.Number, LinkLayer: string(port.LinkLayer)}
-		if r.wantToS != nil && port.LinkLayer == rdma.Ethernet {
+		if r.wantToS != nil && d.RoCE(port) {
 			one.ToS = r.wantToS
 		}
 		out.Ports = append(out.Ports, one)

@@ -63,7 +63,8 @@ func (p *plugin) planRDMA(s conf.Spec, m master, ifName string) (rdmaPlan, error
 	if s.RDMA == conf.RDMAOff {
 		return rdmaPlan{}, nil
 	}
-	devices, err := p.rdmaDevices(s, m, ifName)
+	found, err := p.rdmaDevices(s, m, ifName)
+	devices, unfit := serving(s.Kind, found)
 	name := ifName
 	if m.link != nil {
 		name = m.name()
@@ -74,6 +75,8 @@ func (p *plugin) planRDMA(s conf.Spec, m master, ifName string) (rdmaPlan, error
 	case err != nil:
 		p.Log.Warn("the RDMA devices cannot be read; the pod gets none", "link", name, "error", err)
 		return rdmaPlan{}, nil
+	case len(devices) == 0 && unfit != "" && s.RDMA == conf.RDMARequired:
+		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: is %s and of %s a %s can have no RDMA device: %s, or write %s for pods that can do without", conf.RDMARequired, name, s.Kind, unfit, conf.RDMAAuto)
 	case len(devices) == 0 && s.RDMA == conf.RDMARequired:
 		return rdmaPlan{}, dispatch.Errorf(dispatch.CodeRDMA, "rdma: is %s and %s has no RDMA device: load its driver's RDMA module, or write %s", conf.RDMARequired, name, conf.RDMAAuto)
 	case len(devices) == 0:
@@ -106,6 +109,21 @@ func (p *plugin) planRDMA(s conf.Spec, m master, ifName string) (rdmaPlan, error
 		infiniband: onInfiniBand(d),
 		moved:      d,
 	}, nil
+}
+
+// serving leaves of a link's devices those that serve what the kind makes of the link, and says of the last of the others why it does not.
+func serving(kind string, found []rdma.Device) (devices []rdma.Device, unfit string) {
+	for _, d := range found {
+		switch {
+		case conf.OnMaster(kind) && d.IWARP(): // cma_validate_port in drivers/infiniband/core/cma.c
+			unfit = fmt.Sprintf("%s is iWARP, which serves the addresses of its own interface and of none on that. Use kind %s or %s", d.Name, conf.KindHostDevice, conf.KindSRIOV)
+		case conf.Moves(kind) && d.Bus == "":
+			unfit = fmt.Sprintf("%s is a software device, which the kernel removes when its interface moves. Make one on the pod's interface", d.Name)
+		default:
+			devices = append(devices, d)
+		}
+	}
+	return devices, unfit
 }
 
 func onInfiniBand(d rdma.Device) bool {
@@ -258,9 +276,10 @@ func (c *checking) checkRDMA(d *journal.RDMA) error {
 }
 
 // awaitGIDs waits until each address of the rail is in a table of its RDMA device, and says where. One that does not come
-// is an error if the config requires RDMA. An InfiniBand port has GIDs of its own, whatever addresses its interfaces have.
+// is an error if the config requires RDMA. An InfiniBand port has GIDs of its own, whatever addresses its interfaces have, and so
+// has one of iWARP.
 func (p *plugin) awaitGIDs(ctx context.Context, r *rail) ([]journal.GID, error) {
-	devices := slices.DeleteFunc(slices.Clone(r.rdma.shared), onInfiniBand)
+	devices := slices.DeleteFunc(slices.Clone(r.rdma.shared), func(d rdma.Device) bool { return len(rocePorts(d)) == 0 })
 	if len(devices) == 0 {
 		return nil, nil
 	}
@@ -286,10 +305,10 @@ func (p *plugin) awaitGID(ctx context.Context, devices []rdma.Device, addr netip
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		var last error
 		for _, d := range devices {
-			for _, port := range d.Ports {
-				gid, err := rdma.FindGID(p.Sys, d.Name, port.Number, addr)
+			for _, port := range rocePorts(d) {
+				gid, err := rdma.FindGID(p.Sys, d.Name, port, addr)
 				if err == nil {
-					return journal.GID{Address: addr.String(), Device: d.Name, Port: port.Number, Index: gid.Index, Type: string(gid.Type)}, nil
+					return journal.GID{Address: addr.String(), Device: d.Name, Port: port, Index: gid.Index, Type: string(gid.Type)}, nil
 				}
 				last = err
 			}

@@ -82,7 +82,11 @@ func tosOf(r *rail) ([]*journal.ToS, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, dispatch.Errorf(dispatch.CodeConfig, "roceToS: %s has no RoCE port, it is InfiniBand: leave it out", r.rdma.devices()[0].Name)
+		d, is := r.rdma.devices()[0], "InfiniBand"
+		if d.IWARP() {
+			is = "iWARP"
+		}
+		return nil, dispatch.Errorf(dispatch.CodeConfig, "roceToS: %s has no RoCE port, it is %s: leave it out", d.Name, is)
 	}
 	return out, nil
 }
@@ -90,7 +94,7 @@ func tosOf(r *rail) ([]*journal.ToS, error) {
 func rocePorts(d rdma.Device) []int {
 	var out []int
 	for _, p := range d.Ports {
-		if p.LinkLayer == rdma.Ethernet {
+		if d.RoCE(p) {
 			out = append(out, p.Number)
 		}
 	}
