@@ -30,14 +30,16 @@ func (p *plugin) lockDevice(ctx context.Context, dir *journal.Dir, t *attachment
 			return err
 		}
 	}
-	if slices.Contains(t.devices, m.key()) {
+	if slices.ContainsFunc(t.rails, func(o *rail) bool { return o.master.link.Attrs().Index == m.link.Attrs().Index }) {
 		return &conf.FieldError{Field: "rails.device", Detail: fmt.Sprintf("%s is that of another rail too: give each its own", m.name())}
 	}
-	lock, err := p.deviceLock(ctx, dir, m.key())
-	if err != nil {
-		return err
+	if !slices.Contains(t.devices, m.key()) { // two ports of one device share its lock
+		lock, err := p.deviceLock(ctx, dir, m.key())
+		if err != nil {
+			return err
+		}
+		t.locks, t.devices = append(t.locks, lock), append(t.devices, m.key())
 	}
-	t.locks, t.devices = append(t.locks, lock), append(t.devices, m.key())
 	r.master, err = findDevice(t.host, p.Sys, r.spec, s)
 	switch {
 	case err != nil:

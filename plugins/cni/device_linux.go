@@ -76,6 +76,35 @@ func lookUp(h *netlink.Handle, sys fs.FS, field, name string) (netlink.Link, err
 	return link, nil
 }
 
+// placeOf is the folder of a piece of hardware, on whichever bus: PCI, auxiliary, virtio. Empty: there is no such one.
+func placeOf(sys fs.FS, name string) string {
+	if name == "" {
+		return ""
+	}
+	buses, err := fs.ReadDir(sys, "bus")
+	if err != nil {
+		return ""
+	}
+	for _, b := range buses {
+		dir := path.Join("bus", b.Name(), "devices", name)
+		if _, err := fs.Stat(sys, dir); err == nil {
+			return dir
+		}
+	}
+	return ""
+}
+
+// portOf tells the interfaces on one piece of hardware apart, as far as their driver does: by the port's name, or else its number.
+func portOf(sys fs.FS, link string) string {
+	for _, file := range []string{"phys_port_name", "dev_port"} {
+		text, err := fs.ReadFile(sys, path.Join("class/net", link, file))
+		if port := strings.TrimSpace(string(text)); err == nil && port != "" {
+			return port
+		}
+	}
+	return ""
+}
+
 func byHWAddr(h *netlink.Handle, sys fs.FS, mac net.HardwareAddr) (master, error) {
 	all, err := h.LinkList()
 	if err != nil {
@@ -96,7 +125,7 @@ func byHWAddr(h *netlink.Handle, sys fs.FS, mac net.HardwareAddr) (master, error
 }
 
 // planDevice decides how the device goes into the pod and what it is to be again afterwards. It changes nothing.
-func planDevice(h *netlink.Handle, s conf.Spec, r conf.RailSpec, m master, id journal.ID) (*journal.Link, error) {
+func planDevice(h *netlink.Handle, sys fs.FS, s conf.Spec, r conf.RailSpec, m master, id journal.ID) (*journal.Link, error) {
 	a := m.link.Attrs()
 	refuse := func(format string, args ...any) (*journal.Link, error) {
 		return nil, dispatch.Errorf(dispatch.CodeMaster, "device: %s %w", a.Name, fmt.Errorf(format, args...))
@@ -124,7 +153,7 @@ func planDevice(h *netlink.Handle, s conf.Spec, r conf.RailSpec, m master, id jo
 		l.MTU = r.MTU
 	}
 	host := &journal.Host{
-		Tag: tagOf(id), Bus: m.bus, Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
+		Tag: tagOf(id), Bus: m.bus, Port: portOf(sys, a.Name), Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0,
 		AltNames: slices.DeleteFunc(slices.Clone(a.AltNames), func(n string) bool { return strings.HasPrefix(n, tagPrefix) }),
 	}
 	if host.Details, err = ownAddresses(h, m.link); err != nil {

@@ -18,7 +18,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/railyard-net/railyard/netdef/conf"
 	"github.com/railyard-net/railyard/plugins/cni/journal"
 	"github.com/railyard-net/railyard/plugins/dispatch"
 )
@@ -93,16 +92,19 @@ func (u *undoing) inPod(l *journal.Link) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	var onBus netlink.Link
 	for _, link := range all {
 		a := link.Attrs()
+		same := l.Index != 0 && a.Index == l.Index
 		switch {
-		case l.Host.Bus != "" && a.ParentDev == l.Host.Bus:
+		case foreignTag(a, l.Host.Tag) != "": // another rail's: a function may have several interfaces
+		case l.Host.Bus == "" && same && (a.Name == l.Name || a.HardwareAddr.String() == l.MAC), l.Host.Bus != "" && a.ParentDev == l.Host.Bus && same:
 			return link, nil
-		case l.Host.Bus == "" && l.Index != 0 && a.Index == l.Index && (a.Name == l.Name || a.HardwareAddr.String() == l.MAC):
-			return link, nil
+		case l.Host.Bus != "" && a.ParentDev == l.Host.Bus && onBus == nil:
+			onBus = link
 		}
 	}
-	return nil, nil //nolint:nilnil // none is an answer
+	return onBus, nil
 }
 
 // dropNames takes all alternative names from a link but those to keep.
@@ -167,41 +169,50 @@ func (u *undoing) onHost(h *netlink.Handle, was *journal.Host) (netlink.Link, er
 	if was.Bus == "" || !moved {
 		return nil, nil //nolint:nilnil // none is an answer
 	}
-	link, err = lookUp(h, u.Sys, "device", was.Bus)
-	if err != nil || foreignTag(link.Attrs(), was.Tag) != "" {
-		return nil, nil //nolint:nilnil,nilerr // not there, or not as one link, or not ours: the caller asks again
+	if link = u.atPlace(h, was); link == nil || foreignTag(link.Attrs(), was.Tag) != "" {
+		return nil, nil //nolint:nilnil // not there, or not as one link, or not ours: the caller asks again
 	}
 	return link, nil
 }
+
+// atPlace is the one link of the host that is on the device's piece of hardware, at its port if there are several; or nil.
+func (u *undoing) atPlace(h *netlink.Handle, was *journal.Host) netlink.Link {
+	entries, err := fs.ReadDir(u.Sys, path.Join(placeOf(u.Sys, was.Bus), "net"))
+	if err != nil {
+		return nil
+	}
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !samePort(was.Port, portOf(u.Sys, e.Name())) })
+	if len(entries) != 1 {
+		return nil
+	}
+	link, err := h.LinkByName(entries[0].Name())
+	if err != nil {
+		return nil
+	}
+	return link
+}
+
+// samePort compares ports, of which one may not be known.
+func samePort(a, b string) bool { return a == b || a == "" || b == "" }
 
 // another says that the device is free, or another attachment's: then this one has nothing to give back.
 func (u *undoing) another(was *journal.Host) bool {
 	if was.Bus == "" {
 		return false
 	}
-	if link, err := lookUp(u.host, u.Sys, "device", was.Bus); err == nil && !slices.Contains(link.Attrs().AltNames, was.Tag) {
+	if link := u.atPlace(u.host, was); link != nil && !slices.Contains(link.Attrs().AltNames, was.Tag) {
 		return true // it is on the host and has no tag of ours
 	}
 	all, _ := u.dir.List() // one that cannot be read claims nothing
 	return slices.ContainsFunc(all, func(j journal.Journal) bool {
 		return j.ID() != u.journal.ID() && j.Result != nil && slices.ContainsFunc(j.Steps, func(s journal.Step) bool {
-			return s.Link != nil && s.Link.Host != nil && s.Link.Host.Bus == was.Bus
+			return s.Link != nil && s.Link.Host != nil && s.Link.Host.Bus == was.Bus && samePort(s.Link.Host.Port, was.Port)
 		})
 	})
 }
 
 // onBus says that the machine still has the device.
-func (u *undoing) onBus(bus string) bool {
-	if bus == "" {
-		return false
-	}
-	kind := "auxiliary"
-	if conf.IsPCI(bus) {
-		kind = "pci"
-	}
-	_, err := fs.Stat(u.Sys, path.Join("bus", kind, "devices", bus))
-	return err == nil
-}
+func (u *undoing) onBus(place string) bool { return placeOf(u.Sys, place) != "" }
 
 // restoreDevice gives a link on the host its name, MAC, MTU, alternative names, addresses and state back, as far as
 // they differ, and takes the tag from it at the very end. What the host refuses by now, since it changed meanwhile, is

@@ -56,7 +56,7 @@ func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, 
 		if err = p.claimDevice(ctx, dir, t, r, s); err != nil {
 			return nil, err
 		}
-		if r.link, err = planDevice(t.host, r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindSRIOV {
+		if r.link, err = planDevice(t.host, p.Sys, r.spec, s, r.master, id); err == nil && r.spec.Kind == conf.KindSRIOV {
 			r.link.Host.VF, err = planVF(p.Sys, r.spec, r.master)
 		}
 		if err == nil && r.spec.GUID != nil {

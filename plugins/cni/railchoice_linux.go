@@ -103,12 +103,12 @@ func (p *plugin) claimDevice(ctx context.Context, dir *journal.Dir, t *attachmen
 	return err
 }
 
-// takenNICs are those of the other rails, by key: what was chosen for those before, and what those behind name.
-func (p *plugin) takenNICs(t *attachment) map[string]bool {
-	taken := map[string]bool{}
+// takenNICs are those of the other rails, by their links' indices: what was chosen for those before, and what those behind name.
+func (p *plugin) takenNICs(t *attachment) map[int]bool {
+	taken := map[int]bool{}
 	for _, r := range t.rails {
 		if r.master.link != nil {
-			taken[r.master.key()] = true
+			taken[r.master.link.Attrs().Index] = true
 		}
 	}
 	find := findMaster
@@ -121,14 +121,14 @@ func (p *plugin) takenNICs(t *attachment) map[string]bool {
 			continue
 		}
 		if m, err := find(t.host, p.Sys, t.spec, s); err == nil { // or its own rail says what is wrong
-			taken[m.key()] = true
+			taken[m.link.Attrs().Index] = true
 		}
 	}
 	return taken
 }
 
 // fitNICs are the NICs of the host on which a rail can be, by PCI address: at least one, or an error that says of each why not.
-func (p *plugin) fitNICs(h *netlink.Handle, s conf.Spec, taken map[string]bool) ([]master, error) {
+func (p *plugin) fitNICs(h *netlink.Handle, s conf.Spec, taken map[int]bool) ([]master, error) {
 	links, err := h.LinkList()
 	if err != nil {
 		return nil, dispatch.Errorf(dispatch.CodeMaster, "auto: list the host's links: %w", err)
@@ -144,7 +144,7 @@ func (p *plugin) fitNICs(h *netlink.Handle, s conf.Spec, taken map[string]bool) 
 		switch {
 		case err != nil:
 			return nil, err
-		case taken[m.key()]:
+		case taken[link.Attrs().Index]:
 			reason = "is another rail's"
 		case reason == "":
 			fit = append(fit, m)
@@ -193,7 +193,10 @@ func (p *plugin) unfit(h *netlink.Handle, s conf.Spec, m master) (string, error)
 	case s.RDMA != conf.RDMARequired:
 		return "", nil
 	}
-	if devices, _ := p.rdmaDevices(s, m, ""); len(devices) == 0 {
+	found, _ := p.rdmaDevices(s, m, "")
+	if devices, unfit := serving(s.Kind, found); len(devices) == 0 && unfit != "" {
+		return "has no RDMA device that serves: " + unfit, nil
+	} else if len(devices) == 0 {
 		return "has no RDMA device", nil
 	}
 	return "", nil

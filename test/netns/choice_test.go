@@ -67,6 +67,7 @@ func TestChoice(t *testing.T) {
 		"auto_not_named":  testChoiceNamed,
 		"auto_exhausted":  testChoiceExhausted,
 		"auto_moved":      testChoiceMoved,
+		"auto_two_ports":  testChoiceTwoPorts,
 		"auto_at_once":    testChoiceAtOnce,
 		"auto_with_rdma":  testChoiceRDMA,
 		"label":           testChoiceLabel,
@@ -153,6 +154,28 @@ func testChoiceMoved(t *testing.T, l *lab, pod *space, c call) {
 		second.verb = "DEL"
 		l.mustRun(second)
 	})
+}
+
+// testChoiceTwoPorts: two NICs are of one PCI function, and each can be a rail, of one attachment too.
+func testChoiceTwoPorts(t *testing.T, l *lab, pod *space, c call) {
+	l.addMaster("n8", "pn8", 1500)
+	l.fakePCI("0000:3b:00.0", "n8")
+	on := c.with(rails(auto, auto, auto, auto, auto))
+	l.roundTripUp(pod, on, "n7", func() {
+		if got := l.parents(pod, "net1", "net1-2", "net1-3", "net1-4", "net1-5"); got != "n7 n3 n1 n8 n2" {
+			t.Errorf("the rails stand on %s", got)
+		}
+	})
+	moved := c.with(rails(map[string]any{"device": "n1", "mtu": 1400}, map[string]any{"device": "n8"}))
+	moved.conf["kind"] = "host-device"
+	l.roundTrip(pod, moved, func() {
+		if l.host.has("n1") || l.host.has("n8") || pod.get("net1").Attrs().MTU != 1400 || pod.get("net1-2").Attrs().MTU != 1500 {
+			t.Error(l.host.links())
+		}
+	})
+	twice := c.with(rails(map[string]any{"device": "n1"}, map[string]any{"device": "n1"}))
+	twice.conf["kind"], twice.verb = "host-device", "ADD"
+	l.mustFail(dispatch.CodeConfig, "that of another rail too", twice)
 }
 
 // testChoiceAtOnce: as many pods as there are NICs, at once: each gets one.

@@ -148,8 +148,10 @@ type Host struct {
 	// Tag is an alternative name that the link gets first and loses last: it is known by it, wherever it is and
 	// whatever a pod or the kernel calls it.
 	Tag string `json:"tag"`
-	// Bus is its PCI address or the name of its auxiliary device, or empty.
-	Bus       string   `json:"bus,omitempty"`
+	// Bus is its place on a bus: its PCI address, the name of its auxiliary device, or what another bus calls it; or empty.
+	Bus string `json:"bus,omitempty"`
+	// Port tells it from other links at that place; empty in journals of before, and where its driver does not say.
+	Port      string   `json:"port,omitempty"`
 	Name      string   `json:"name"`
 	AltNames  []string `json:"altNames,omitempty"`
 	MAC       string   `json:"mac"`
