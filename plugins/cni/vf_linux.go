@@ -29,7 +29,7 @@ func openVFs() (*netlink.Handle, error) {
 	return h.RetryInterrupted(), nil
 }
 
-// planVF decides what the physical function is to set. It changes nothing; nil: nothing.
+// planVF decides what the physical function is to set: all that the config names. It changes nothing; nil: nothing.
 func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 	pf, number, err := physical(sys, m)
 	if err != nil {
@@ -46,7 +46,7 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 	}
 	set := s.VF
 	vf := &journal.VF{PF: pf, Number: number}
-	if s.MAC != nil && s.MAC.String() != is.Mac.String() {
+	if s.MAC != nil {
 		vf.Set.MAC, vf.Old.MAC = s.MAC.String(), is.Mac.String()
 	}
 	trusted := is.Trust == 1
@@ -58,9 +58,8 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 		if set.Proto == "802.1ad" {
 			want.Proto = unix.ETH_P_8021AD
 		}
-		if old := vlanOf(is); !sameVLAN(old, want) || want.Proto == unix.ETH_P_8021AD {
-			vf.Set.VLAN, vf.Old.VLAN = &want, &old
-		}
+		old := vlanOf(is)
+		vf.Set.VLAN, vf.Old.VLAN = &want, &old
 	}
 	if set.MinRate != nil || set.MaxRate != nil {
 		old := journal.Rate{Min: int(is.MinTxRate), Max: int(is.MaxTxRate)}
@@ -71,18 +70,16 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 		if set.MaxRate != nil {
 			want.Max = *set.MaxRate
 		}
-		if old != want {
-			vf.Set.Rate, vf.Old.Rate = &want, &old
-		}
+		vf.Set.Rate, vf.Old.Rate = &want, &old
 	}
-	vf.Set.SpoofChk, vf.Old.SpoofChk = changed(set.SpoofChk, is.Spoofchk)
-	vf.Set.Trust, vf.Old.Trust = changed(set.Trust, trusted)
+	vf.Set.SpoofChk, vf.Old.SpoofChk = wished(set.SpoofChk, is.Spoofchk)
+	vf.Set.Trust, vf.Old.Trust = wished(set.Trust, trusted)
 	if s.MAC != nil {
 		vf.Old.Trust = &trusted // see setOwnMAC
 	}
 	if set.LinkState != "" {
 		want := map[string]uint32{"auto": nl.IFLA_VF_LINK_STATE_AUTO, "enable": nl.IFLA_VF_LINK_STATE_ENABLE, "disable": nl.IFLA_VF_LINK_STATE_DISABLE}[set.LinkState]
-		vf.Set.LinkState, vf.Old.LinkState = changed(&want, is.LinkState)
+		vf.Set.LinkState, vf.Old.LinkState = wished(&want, is.LinkState)
 	}
 	if vf.Set == (journal.VFState{}) && s.MAC == nil {
 		return nil, nil //nolint:nilnil // nothing is an answer
@@ -90,7 +87,7 @@ func planVF(sys fs.FS, s conf.Spec, m master) (*journal.VF, error) {
 	return vf, nil
 }
 
-// vlanOf is the virtual function's VLAN. The library does not read its protocol, which is 0 then.
+// vlanOf is the virtual function's VLAN; its protocol is 0 where the kernel does not tell.
 func vlanOf(is netlink.VfInfo) journal.VLAN {
 	return journal.VLAN{ID: is.Vlan, QoS: is.Qos, Proto: is.VlanProto}
 }
@@ -101,11 +98,20 @@ func sameVLAN(a, b journal.VLAN) bool {
 	return a.ID == 0 && b.ID == 0 || a.ID == b.ID && a.QoS == b.QoS && (a.Proto == b.Proto || a.Proto == 0 || b.Proto == 0)
 }
 
-func changed[T comparable](want *T, is T) (set, old *T) {
-	if want == nil || *want == is {
+// wished is what is to be set and what it was, also where both are the same: CHECK is to find that it is so still.
+func wished[T any](want *T, is T) (set, old *T) {
+	if want == nil {
 		return nil, nil
 	}
 	return want, &is
+}
+
+// unlike is want, or nil if it is so.
+func unlike[T comparable](want *T, is T) *T {
+	if want == nil || *want == is {
+		return nil
+	}
+	return want
 }
 
 // physical is the physical function of the virtual one, and the latter's number on it.
@@ -114,7 +120,10 @@ func physical(sys fs.FS, m master) (pf string, number int, err error) {
 	if err == nil && virtual {
 		return string(addr), number, nil
 	}
-	if err == nil || m.pci == "" {
+	switch {
+	case m.pci == "" && m.bus != "":
+		err = fmt.Errorf("it is on %s, and that is no PCI function: write kind %s for it", m.bus, conf.KindHostDevice)
+	case err == nil || m.pci == "":
 		err = fmt.Errorf("write kind %s for it", conf.KindHostDevice)
 	}
 	return "", 0, dispatch.Errorf(dispatch.CodeMaster, "device: %s is no virtual function: %w", m.name(), err)
@@ -134,7 +143,8 @@ func vfInfo(h *netlink.Handle, sys fs.FS, pf string, number int) (netlink.Link, 
 	return link, netlink.VfInfo{}, dispatch.Errorf(dispatch.CodeMaster, "device: %s has no virtual function %d any more", link.Attrs().Name, number)
 }
 
-// setVF has the physical function do what is planned, if anything is.
+// setVF has the physical function do what is planned, if anything is. What is so already is not touched: a driver that cannot set it
+// need not.
 func (p *plugin) setVF(vf *journal.VF) error {
 	if vf == nil {
 		return nil
@@ -144,11 +154,11 @@ func (p *plugin) setVF(vf *journal.VF) error {
 		return dispatch.Errorf(dispatch.CodeLink, "%w", err)
 	}
 	defer h.Close()
-	link, _, err := vfInfo(h, p.Sys, vf.PF, vf.Number)
+	link, is, err := vfInfo(h, p.Sys, vf.PF, vf.Number)
 	if err != nil {
 		return err
 	}
-	return applyVF(h, link, vf.Number, vf.Set)
+	return applyVF(h, link, vf.Number, missing(vf.Set, is))
 }
 
 // applyVF sets what is not nil. It goes on after an error, for undoing.
@@ -261,8 +271,8 @@ func missing(s journal.VFState, is netlink.VfInfo) journal.VFState {
 	if s.Rate != nil && *s.Rate == (journal.Rate{Min: int(is.MinTxRate), Max: int(is.MaxTxRate)}) {
 		s.Rate = nil
 	}
-	s.SpoofChk, _ = changed(s.SpoofChk, is.Spoofchk)
-	s.Trust, _ = changed(s.Trust, is.Trust == 1)
-	s.LinkState, _ = changed(s.LinkState, is.LinkState)
+	s.SpoofChk = unlike(s.SpoofChk, is.Spoofchk)
+	s.Trust = unlike(s.Trust, is.Trust == 1)
+	s.LinkState = unlike(s.LinkState, is.LinkState)
 	return s
 }
