@@ -66,12 +66,14 @@ func add() Section {
 		{"B32", "a device of the host, found by name, alternative name, MAC or PCI address, moves into the pod and back as it was", rows("TestHostDevice", "moved_and_back", "by_altname", "by_hwaddr", "by_pci")},
 		{"B33", "several rails in one call and one result", rows("TestRails", "one_result", "named", "other_ipam")},
 		{"B34", "ipvlan in each of its modes, and a rail on a VLAN", vm("TestPluginIPvlan", "TestPluginMacvlanOnVLAN")},
-		{"B35", "a virtual function with VLAN, priority, rate, trust, spoof check and MAC, as it was again after DEL", vm("TestPluginSRIOV", "TestPluginSRIOVMAC", "TestPluginInfiniBandVirtual")},
+		{"B35", "a virtual function with VLAN, priority and protocol, rates, trust, spoof check, link state and MAC, as it was again after DEL", vm("TestPluginSRIOV", "TestPluginSRIOVMAC", "TestPluginInfiniBandVirtual", "TestPluginVF")},
 		{"B36", "two rails on one subnet or on two: what leaves from an address and what comes back to it keep to its rail", in("test/netns", "TestRails_Paths")},
 		{"B37", "the pod's programs can read RDMA device, addresses, PCI address and NUMA node in a file, for as long as the attachment lasts", slices.Concat(in("test/netns", "TestPodFile", "TestPodFile_Killed"), vm("TestPluginPodFile"))},
 		{"B38", "a rail is chosen by label, or the first NIC that is fit is taken", in("test/netns", "TestChoice")},
 		{"B39", "an interface of an InfiniBand partition, datagram or connected; refused where the port's RDMA device is one pod's", vm("TestPluginIPoIB", "TestPluginIPoIBModes", "TestPluginIPoIBExclusive")},
 		{"B40", "the RDMA device of a virtual function is found by the PCI address, and named in the device information", vm("TestPluginRoCE")},
+		{"B41", "a device on another bus than PCI's, and one of several interfaces on one piece of hardware", vm("TestPluginNetdevsim", "TestPluginNetdevsimPorts")},
+		{"B42", "what only a virtual function has is asked for what is none: code 104", vm("TestPluginNetdevsimRefused", "TestPluginSRIOV")},
 	}}
 }
 
@@ -91,7 +93,7 @@ func rollback() Section {
 		{"C11", "killed at any point while several rails are made", in("test/netns", "TestRails_Killed")},
 		{"C12", "killed at any point while an RDMA device is moved: it comes back to its namespace", vm("TestPluginRDMAKilled", "TestPluginRoCEKilled", "TestPluginInfiniBandKilled")},
 		{"C13", "a journal of another version is understood, or refused and kept", in("test/netns", "TestConformance_C_OldJournal")},
-		{"C14", "killed at any point while a virtual function is set up and moved", vm("TestPluginSRIOVKilled")},
+		{"C14", "killed at any point while a virtual function is set up and moved", vm("TestPluginSRIOVKilled", "TestPluginVFKilled")},
 		{"C15", "killed at any point while a type of service is set", vm("TestPluginToSKilled")},
 		{"C16", "killed at any point while an InfiniBand partition's interface is made", vm("TestPluginIPoIBKilled")},
 	}}
@@ -106,7 +108,7 @@ func del() Section {
 		{"D04", "the path of CNI_NETNS is missing, its namespace is dead or another one", d("netns_missing", "netns_dead", "netns_another")},
 		{"D05", "the path is a regular file or a pipe, and no file is ever made there", d("netns_is_file", "netns_is_pipe")},
 		{"D06", "the device is back on the host already", vm("TestPluginHostDevice")},
-		{"D07", "the device is gone from the bus", vm("TestPluginUnplugged", "TestPluginSubfunctionGone")},
+		{"D07", "the device is gone from the bus", vm("TestPluginUnplugged", "TestPluginSubfunctionGone", "TestPluginNetdevsimGone")},
 		{"D08", "the config has no deviceID any more, nor its kind", rows("TestHostDevice", "conf_lost_its_kind")},
 		{"D09", "the agent is away or hangs: the local part is undone, the lease is left to the agent", d("agent_down", "agent_hangs")},
 		{"D10", "the lease ends by the agent's socket", d("by_the_socket")},
@@ -125,5 +127,6 @@ func del() Section {
 		{"D21", "two attachments of a pod have set one lasting setting: the last DEL restores it", in("test/netns", "TestSharedSysctl", "TestSharedSysctl_Killed")},
 		{"D22", "a device gets its addresses with all their attributes and its own settings back", in("test/netns", "TestHostLink")},
 		{"D23", "the physical function is away: what it had set for a virtual one is restored later", vm("TestPluginSRIOVAway")},
+		{"D24", "the device was made anew, failed to be, or went into another namespace, by devlink", vm("TestPluginNetdevsimReload", "TestPluginNetdevsimNamespace")},
 	}}
 }

@@ -24,6 +24,7 @@ func check() Section {
 		{"E14", "its ADD died midway", e("died_midway")},
 		{"E15", "what a plugin after ours has changed, and says so, is no drift", in("test/netns", "TestConformance_E_Chained")},
 		{"E16", "a device of the host that the pod changed", rows("TestHostDevice", "drift")},
+		{"E17", "what the physical function was to set for a virtual one, also where it was so before", vm("TestPluginVFDrift", "TestPluginSRIOV")},
 	}}
 }
 
@@ -56,6 +57,8 @@ func rdma() Section {
 		{"G09", "the driver is bound anew under a pod", vm("TestPluginDriverReloaded", "TestPluginDriverReload")},
 		{"G10", "the RDMA device has another name at DEL than it had at ADD", vm("TestPluginRDMAExclusive")},
 		{"G11", "the type of service of RoCE: set, checked, shared by pods, restored by the last of them", slices.Concat(in("plugins/cni", "TestInheritToS"), vm("TestPluginToSShared", "TestPluginToSExclusive", "TestPluginToSWithoutConfigFS"))},
+		{"G12", "an iWARP device: used by the pod whose interface it is on, refused to those on its master, no GID is waited for", vm("TestPluginIWARPShared", "TestPluginIWARPChained", "TestPluginIWARPExclusive")},
+		{"G13", "a software device ends when its interface moves: refused before", vm("TestPluginSoftwareDeviceMoves")},
 	}}
 }
 

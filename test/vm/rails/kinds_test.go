@@ -68,7 +68,10 @@ func (s *space) state(t testing.TB) []string {
 		}
 		line := fmt.Sprintf("%s %s %s mtu %d up %v alt %v %s", a.Name, l.Type(), a.HardwareAddr, a.MTU, a.Flags&net.FlagUp != 0, a.AltNames, a.ParentDev)
 		for _, v := range a.Vfs {
-			line += fmt.Sprintf("; vf %d %s vlan %d/%d spoof %v trust %d rate %d-%d", v.ID, v.Mac, v.Vlan, v.Qos, v.Spoofchk, v.Trust, v.MinTxRate, v.MaxTxRate)
+			line += fmt.Sprintf("; vf %d %s vlan %d/%d spoof %v trust %d rate %d-%d state %d", v.ID, v.Mac, v.Vlan, v.Qos, v.Spoofchk, v.Trust, v.MinTxRate, v.MaxTxRate, v.LinkState)
+			if v.Vlan != 0 {
+				line += fmt.Sprintf(" proto %#x", v.VlanProto)
+			}
 		}
 		addrs, err := s.link.AddrList(l, netlink.FAMILY_V4)
 		must(t, err)

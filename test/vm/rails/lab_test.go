@@ -81,6 +81,7 @@ type attachment struct {
 	ifName string
 	conf   map[string]any // without cniVersion, name, type and stateDir
 	env    []string       // besides CNI's
+	sys    string         // instead of /sys, if not empty
 }
 
 // attach prepares an attachment whose journal lives as long as the test.
@@ -106,6 +107,9 @@ func (a *attachment) run(verb string) (string, error) {
 		"CNI_PATH=/vm", "PATH=" + os.Getenv("PATH"),
 	}
 	cmd.Env = append(cmd.Env, a.env...)
+	if a.sys != "" {
+		cmd.Env = append(cmd.Env, "RAILYARD_SYS="+a.sys)
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(conf), &stdout, &stderr
 	if err := a.host.do(cmd.Run); err != nil {

@@ -102,13 +102,14 @@ func TestPluginRDMAExclusiveMacvlan(t *testing.T) {
 	a.mustRun("DEL")
 }
 
-// chain gives two pods a cable between them, an rxe on each end, and our plugin chained behind what made the interface.
-func chain(t *testing.T, host *space) (pods []*space, all []*attachment) {
+// chain gives two pods a cable between them, a software RDMA device of the type on each end, and our plugin chained behind what made the
+// interface.
+func chain(t *testing.T, host *space, kind string) (pods []*space, all []*attachment) {
 	t.Helper()
 	pods = []*space{newSpace(t), newSpace(t)}
 	pods[0].cable("net1", pods[1], "net1")
 	for i, pod := range pods {
-		pod.rxe(fmt.Sprintf("rxe%d", i), "net1")
+		pod.software(kind, fmt.Sprint(kind, i), "net1")
 		a := attach(t, host, pod, "net1", map[string]any{"kind": "chained", "rdma": "required", "ipam": at(t, fmt.Sprintf("10.9.0.1%d/24", i+1))})
 		a.id = fmt.Sprintf("c%d", i)
 		a.conf["prevResult"] = json.RawMessage(fmt.Sprintf(
@@ -123,7 +124,7 @@ func chain(t *testing.T, host *space) (pods []*space, all []*attachment) {
 func TestPluginRDMAChained(t *testing.T) {
 	needShared(t)
 	needMovableRXE(t) // with it rxe learnt to receive in namespaces
-	pods, all := chain(t, machine(t))
+	pods, all := chain(t, machine(t), "rxe")
 	var ends []end
 	for i, a := range all {
 		a.mustRun("ADD")
@@ -143,7 +144,7 @@ func TestPluginRDMAExclusive(t *testing.T) {
 	needExclusive(t)
 	needMovableRXE(t)
 	host := machine(t)
-	pods, all := chain(t, host)
+	pods, all := chain(t, host, "rxe")
 	var ends []end
 	for i, a := range all {
 		a.mustRun("ADD")
@@ -188,7 +189,7 @@ func TestPluginRDMAUnmovable(t *testing.T) {
 		t.Skip("this kernel's rxe can be moved")
 	}
 	host := machine(t)
-	pods, all := chain(t, host)
+	pods, all := chain(t, host, "rxe")
 	all[0].fails("ADD", codeRDMA, "hand rxe0 over")
 	if !host.hasRDMA("rxe0") || pods[0].hasRDMA("rxe0") {
 		t.Error("the device is not where it was")
@@ -201,7 +202,7 @@ func TestPluginRDMAKilled(t *testing.T) {
 	needExclusive(t)
 	needMovableRXE(t)
 	host := machine(t)
-	pods, all := chain(t, host)
+	pods, all := chain(t, host, "rxe")
 	a := all[0]
 	prev := a.conf["prevResult"]
 	back := func(what string) {

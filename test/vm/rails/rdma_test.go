@@ -23,14 +23,20 @@ import (
 
 const class = "/sys/class/infiniband"
 
-// rxe makes a software RDMA device on a link; it is always made in the machine's namespace, wherever the link is. It ends with its
-// link, or with the test.
+// rxe makes a software RoCE device on a link.
 func (s *space) rxe(name, link string) {
 	s.t.Helper()
+	s.software("rxe", name, link)
+}
+
+// software makes a software RDMA device of a type on a link; it is always made in the machine's namespace, wherever the link is. It ends
+// with its link, or with the test.
+func (s *space) software(kind, name, link string) {
+	s.t.Helper()
 	eventually(s.t, func() error {
-		err := s.link.RdmaLinkAdd(name, "rxe", link)
+		err := s.link.RdmaLinkAdd(name, kind, link)
 		if err != nil && !errors.Is(err, unix.ENFILE) { // that one says that the name is not free yet: the last one is on its way out
-			s.t.Fatalf("make rxe %s on %s: %v", name, link, err)
+			s.t.Fatalf("make %s %s on %s: %v", kind, name, link, err)
 		}
 		return err
 	})

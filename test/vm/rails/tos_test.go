@@ -134,7 +134,7 @@ func TestPluginToSExclusive(t *testing.T) {
 	needExclusive(t)
 	needMovableRXE(t)
 	host := machine(t)
-	_, all := chain(t, host)
+	_, all := chain(t, host, "rxe")
 	a := all[0]
 	mountConfigFS(t)
 	_, err := rdma.SetDefaultRoCEToS(rdma.ConfigFS, "rxe0", 1, 40)
