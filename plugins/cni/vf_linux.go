@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"path"
+	"reflect"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -226,10 +227,10 @@ func (c *checking) checkVF(vf *journal.VF) error {
 	return nil
 }
 
-// restoreVF has the physical function set again what it was. One that is gone, or has lost its virtual functions, has
-// nothing to restore; one that is merely away, in a pod for one, or without its driver, is errLater.
+// restoreVF has the physical function set again what it was, if that was anything else. One that is gone, or has lost its virtual
+// functions, has nothing to restore; one that is merely away, in a pod for one, or without its driver, is errLater.
 func (u *undoing) restoreVF(vf *journal.VF) error {
-	if vf == nil {
+	if vf == nil || reflect.DeepEqual(vf.Set, vf.Old) {
 		return nil
 	}
 	h, err := openVFs()

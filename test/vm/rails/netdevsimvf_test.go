@@ -205,8 +205,19 @@ func TestPluginVFKilled(t *testing.T) {
 		a.mustRun("DEL")
 		host.same(t, before, "DEL died at "+point)
 	}
+	// What was as wanted is nothing to restore, so nobody waits for a physical function that is away.
+	a := rail(map[string]any{"vlan": 100, "vlanQoS": 5, "vlanProto": "802.1ad", "trust": "on"})
+	a.mustRun("ADD")
+	away, name := newSpace(t), pf.Attrs().Name
+	must(t, host.move(name, away, name))
+	a.mustRun("DEL")
+	if _, err := os.Stat(filepath.Join(a.conf["stateDir"].(string), "attachments", a.id+"@net1.json")); !os.IsNotExist(err) {
+		t.Errorf("the journal is still there: %v", err)
+	}
+	must(t, away.move(name, host, name))
+	host.same(t, before, "nothing was set")
 	// One setting that the kernel refuses: those before it are taken back.
-	a := rail(map[string]any{"vlan": 100, "trust": "off", "min_tx_rate": 200, "max_tx_rate": 100})
+	a = rail(map[string]any{"vlan": 100, "trust": "off", "min_tx_rate": 200, "max_tx_rate": 100})
 	if out, err := a.run("ADD"); err == nil {
 		t.Errorf("a floor above the ceiling: %s", out)
 	}
