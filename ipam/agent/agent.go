@@ -179,7 +179,7 @@ func New(c Config) (*Agent, error) {
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1), unused: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
 		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), blocks: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
-		pools: keyedMutex{hit: c.Hit}, leasing: newRWLock(c.Hit), claiming: newRWLock(c.Hit),
+		pools: keyedMutex{hit: c.Hit}, reserving: keyedMutex{hit: c.Hit}, leasing: newRWLock(c.Hit), claiming: newRWLock(c.Hit),
 	}
 	a.claims = claim.New(c.Client, nil)
 	a.fresh.Store(a.store.Fresh())

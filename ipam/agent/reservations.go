@@ -35,9 +35,11 @@ func (a *Agent) keepReservations(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-a.unused:
 		case <-again:
+		}
+		if !a.goesOn(ctx, "end uses") {
+			return nil
 		}
 	}
 }
