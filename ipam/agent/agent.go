@@ -127,6 +127,7 @@ type Agent struct {
 	// taken before that of the pool.
 	reserving keyedMutex
 	unused    chan struct{} // the uses of reservations are to be looked at
+	picked    atomic.Bool   // something may be leased for a reservation that does not have it
 	// claiming is read-locked around everything that writes to the API for a request, and locked by the end of Run.
 	claiming *rwLock
 	ended    bool // under claiming
@@ -182,6 +183,7 @@ func New(c Config) (*Agent, error) {
 		pools: keyedMutex{hit: c.Hit}, reserving: keyedMutex{hit: c.Hit}, leasing: newRWLock(c.Hit), claiming: newRWLock(c.Hit),
 	}
 	a.claims = claim.New(c.Client, nil)
+	a.picked.Store(true)
 	a.fresh.Store(a.store.Fresh())
 	if !a.fresh.Load() {
 		close(a.ready)

@@ -54,6 +54,10 @@ func (a *Agent) endUses(ctx context.Context) error {
 	if err := a.cfg.Cache.List(ctx, &list); err != nil {
 		return fmt.Errorf("list reservations: %w", err)
 	}
+	picked := a.picked.Swap(false)
+	if len(list.Items) == 0 && !picked {
+		return nil // nothing of it is in use here
+	}
 	used, err := a.reservedHere()
 	if err != nil {
 		return err
@@ -69,7 +73,11 @@ func (a *Agent) endUses(ctx context.Context) error {
 			errs = append(errs, a.endUse(ctx, me, r.Name))
 		}
 	}
-	return errors.Join(append(errs, a.letGo(ctx))...)
+	err = errors.Join(append(errs, a.letGo(ctx))...)
+	if err != nil {
+		a.picked.Store(true)
+	}
+	return err
 }
 
 // endUse has the reservation used by nobody if nobody here does, and by this life of the node otherwise.

@@ -119,6 +119,7 @@ func (a *Agent) sync(ctx context.Context) error {
 	if err == nil {
 		err = a.syncBlocks(ctx, me)
 	}
+	poke(a.unused) // the node may be another by now
 	return errors.Join(append(errs, err)...)
 }
 

@@ -76,11 +76,27 @@ func (s *Store) LeaseReserved(ctx context.Context, req ipam.Request, reservation
 				return err
 			}
 		}
-		if err := t.leases.Delete(leaseKey(PickedKey(reservation))); err != nil {
+		if err := t.letGo(leaseKey(PickedKey(reservation)), addrs); err != nil {
 			return err
 		}
 		return t.putLease(rec)
 	})
+}
+
+// letGo ends the lease of what was picked; what of it is not among those taken is free again.
+func (t *tx) letGo(picked []byte, taken []netip.Addr) error {
+	was, ok, err := t.lease(picked)
+	if err != nil || !ok {
+		return err
+	}
+	for _, x := range was.Addresses {
+		if a := x.Prefix.Addr(); !slices.Contains(taken, a) {
+			if err := t.giveBack(was.Pool, a, picked); err != nil {
+				return err
+			}
+		}
+	}
+	return t.leases.Delete(picked)
 }
 
 // withdrawFor takes a out of the holding that has it.
@@ -96,7 +112,7 @@ func (t *tx) withdrawFor(p ipam.Pool, reservation string, a netip.Addr) error {
 		return fmt.Errorf("%w: %s is held by %q", ipam.ErrTaken, a, was.key)
 	}
 	h, held, err := t.holdingOf(p, a)
-	if err != nil || !held || !h.covers(a) {
+	if err != nil || !held { // a retired one, too: its numbers are to add up
 		return err
 	}
 	h.Ranges = minus(h.Ranges, []iprange.Range{iprange.Of(a)})

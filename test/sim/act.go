@@ -72,6 +72,9 @@ func (w *world) actOnPods(a Action, n *node) {
 	case a.Kind == Repeat:
 	case p == nil:
 		p := n.newPod(slot, w.pools[a.B%len(w.pools)], w.static(a))
+		if w.plan.Pools[a.B%len(w.pools)].Sticky && a.B/128%2 == 0 {
+			p.req.Pod.Name = fmt.Sprintf("db-%d", a.B/512%stickyPods) // there is one of the name in the cluster, or should be
+		}
 		p.do(false, func() { p.add(false) })
 	case a.B%10 < 7:
 		p.do(true, p.del)

@@ -132,6 +132,8 @@ const (
 	kindPool  = "IPPool"
 	kindNode  = "Node"
 
+	kindPod = "Pod"
+
 	kindReservation = "IPReservation"
 )
 
@@ -141,6 +143,17 @@ func (a *api) blocks() []*v1alpha1.IPBlock {
 	for _, k := range sortedKeys(a.is) {
 		if b, ok := a.is[k].(*v1alpha1.IPBlock); ok {
 			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// reservations are the reservation objects, by name.
+func (a *api) reservations() []*v1alpha1.IPReservation {
+	var out []*v1alpha1.IPReservation
+	for _, k := range sortedKeys(a.is) {
+		if r, ok := a.is[k].(*v1alpha1.IPReservation); ok {
+			out = append(out, r)
 		}
 	}
 	return out

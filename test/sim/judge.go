@@ -67,6 +67,13 @@ func (w *world) cluster() check.Cluster {
 	for _, b := range w.api.blocks() {
 		c.Blocks = append(c.Blocks, see.Block(b))
 	}
+	for _, r := range w.api.reservations() {
+		x := check.Reservation{Name: r.Name}
+		if u := r.Spec.User; u != nil {
+			x.Node, x.Session = u.Node, u.Session
+		}
+		c.Reservations = append(c.Reservations, x)
+	}
 	for _, n := range w.nodes {
 		c.Nodes = append(c.Nodes, n.seen.Node)
 		for _, p := range n.pods {

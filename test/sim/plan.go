@@ -69,6 +69,8 @@ type PoolPlan struct {
 	BlockSize int
 	Cooldown  int // seconds
 	Reserved  bool
+	// Sticky: the addresses of some pods follow them by name, from node to node.
+	Sticky bool
 }
 
 type times struct{ gc, grace, release, mirror time.Duration }
@@ -105,6 +107,9 @@ func NewPlan(seed uint64) Plan {
 		release: []time.Duration{time.Nanosecond, 2 * time.Second, 10 * time.Second}[r.IntN(3)],
 	}
 	p.Actions = drawActions(r, p, actions)
+	// What people do to blocks by hand the controller mends for reservations, and there is none here.
+	byHand := slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Kind == Restore || a.Kind == DeleteBlock })
+	p.Pools[0].Sticky = seed%3 == 2 && !byHand
 	return p
 }
 

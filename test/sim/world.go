@@ -118,6 +118,7 @@ func (w *world) play() {
 	for i, p := range w.plan.Pools {
 		w.addPool(i, p)
 	}
+	w.addPods()
 	for i, n := range w.nodes {
 		w.at(time.Duration(i)*time.Millisecond, n.name+" start", n.start)
 	}
@@ -327,12 +328,34 @@ func (w *world) addPool(i int, p PoolPlan) {
 			pool.Spec.IPv4.Reserved = []v1alpha1.AddressRange{v1alpha1.AddressRange(fmt.Sprintf("10.%d.0.4-10.%d.0.7", i, i))}
 		}
 	}
+	if p.Sticky {
+		pool.Spec.Sticky = &v1alpha1.Sticky{For: []string{v1alpha1.HolderStatefulSet}}
+	}
 	if p.V6 {
 		pool.Spec.IPv6 = subnet(fmt.Sprintf("fd00:%d::/%d", i, 128-p.Bits), p)
 	}
 	w.pools = append(w.pools, pool.Name)
 	w.must(w.api.create(pool))
 	w.accept(pool.Name)
+}
+
+// stickyPods is how many pods a StatefulSet has whose addresses follow them.
+const stickyPods = 4
+
+// addPods makes the objects of the pods, as far as agents read them: those of one name are one.
+func (w *world) addPods() {
+	yes := true
+	for i := range w.plan.Slots {
+		o := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: kindPod}}
+		o.Name = fmt.Sprintf("pod-%d", i)
+		w.must(w.api.create(o))
+	}
+	for i := range stickyPods {
+		o := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: kindPod}}
+		o.Name, o.Namespace = fmt.Sprintf("db-%d", i), "default"
+		o.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db", UID: "uid-of-db", Controller: &yes}}
+		w.must(w.api.create(o))
+	}
 }
 
 func subnet(prefix string, p PoolPlan) *v1alpha1.Subnet {

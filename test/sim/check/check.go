@@ -36,9 +36,12 @@ type Block struct {
 
 // Share is a node's part of it; ranges are as the object has them.
 type Share struct {
-	Node, Session string
-	Ranges        []string
+	Node, UID, Session string
+	Ranges             []string
 }
+
+// Reservation says which node may lease addresses that blocks hold for it.
+type Reservation struct{ Name, Node, Session string }
 
 // Node is what a node's store says.
 type Node struct {
@@ -63,6 +66,9 @@ type Lease struct {
 	Key   string
 	NetNS uint64
 	Addrs []netip.Addr
+	// Reservation is whose the addresses are, if they are not the node's; Pending: nobody has been answered with them.
+	Reservation string
+	Pending     bool
 }
 
 // Pod is an attachment that was answered, and has not been asked to end.
@@ -76,9 +82,10 @@ type Pod struct {
 
 // Cluster is all of it at one moment between two steps.
 type Cluster struct {
-	Blocks []Block
-	Nodes  []Node
-	Pods   []Pod
+	Blocks       []Block
+	Reservations []Reservation
+	Nodes        []Node
+	Pods         []Pod
 	// Excused says that somebody took the address from its owner by hand: then the owner cannot know yet.
 	Excused func(netip.Addr) bool
 }
@@ -187,6 +194,10 @@ func (k *checker) node(n Node) {
 				k.failf(3, "node %s has two leases of %s", n.Name, a)
 			}
 			leased[a] = true
+			if l.Reservation != "" {
+				k.reserved(n, l, a)
+				continue
+			}
 			if !n.holds(a) && !k.excused(a) {
 				k.failf(2, "node %s has leased %s to %s, and does not hold it", n.Name, a, l.Key)
 			}
@@ -213,6 +224,22 @@ func (k *checker) node(n Node) {
 	}
 }
 
+// reserved: what a node leases of a reservation the API says is held for that one, which says that the node may.
+func (k *checker) reserved(n Node, l Lease, a netip.Addr) {
+	if n.holds(a) {
+		k.failf(2, "node %s has leased %s to %s for %s, and could lease it to others", n.Name, a, l.Key, l.Reservation)
+	}
+	if l.Pending || k.excused(a) {
+		return
+	}
+	if s := k.owner[a]; s.Node != "held:" || !strings.HasSuffix(l.Reservation, "."+s.UID) {
+		k.failf(2, "node %s has leased %s to %s for %s, but it is %s's (%s)", n.Name, a, l.Key, l.Reservation, s.Node, s.UID)
+	}
+	if !slices.Contains(k.Reservations, Reservation{l.Reservation, n.Name, n.Session}) {
+		k.failf(2, "node %s (session %.6s) has leased %s to %s for %s, which does not say that it may", n.Name, n.Session, a, l.Key, l.Reservation)
+	}
+}
+
 func contains(ranges []Range, a netip.Addr) bool {
 	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Contains(a) })
 }
@@ -222,6 +249,9 @@ func (k *checker) leases() {
 	by := map[netip.Addr]string{}
 	for _, n := range k.Nodes {
 		for _, l := range n.Leases {
+			if l.Pending {
+				continue
+			}
 			for _, a := range l.Addrs {
 				if was, ok := by[a]; ok && was != n.Name && !k.excused(a) {
 					k.failf(3, "%s is leased on node %s and on node %s", a, was, n.Name)

@@ -18,7 +18,7 @@ import (
 func Block(b *v1alpha1.IPBlock) check.Block {
 	out := check.Block{Name: b.Name, Pool: b.Spec.Pool, Slot: b.Spec.Slot}
 	for _, s := range b.Spec.Shares {
-		out.Shares = append(out.Shares, check.Share{Node: s.Node, Session: s.Session, Ranges: s.Ranges})
+		out.Shares = append(out.Shares, check.Share{Node: s.Node, UID: s.NodeUID, Session: s.Session, Ranges: s.Ranges})
 	}
 	return out
 }
@@ -31,7 +31,12 @@ func Node(name string, s *store.Store) (check.Node, error) {
 		return out, err
 	}
 	for _, l := range leases {
-		x := check.Lease{Key: fmt.Sprint(l.Key), NetNS: l.NetNS.Ino}
+		x := check.Lease{Key: fmt.Sprint(l.Key), NetNS: l.NetNS.Ino, Reservation: l.Reservation}
+		if l.Reservation != "" {
+			if _, x.Pending, err = s.State(l.Key); err != nil {
+				return out, err
+			}
+		}
 		for _, a := range l.Addresses {
 			x.Addrs = append(x.Addrs, a.Prefix.Addr())
 		}
