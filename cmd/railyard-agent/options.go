@@ -85,7 +85,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.kubeletSocket, "kubelet-socket", kubelet.Socket,
 		"`path` of the kubelet's PodResources API;\n      empty: a namespace that exists is alive")
 	fs.DurationVar(&o.releaseAfter, "release-after", 5*time.Minute, "how long a block must have been empty before it goes back to the pool")
-	fs.DurationVar(&o.mirrorInterval, "mirror-interval", 5*time.Second, "how often changed leases are shown in the status of their block")
+	fs.DurationVar(&o.mirrorInterval, "mirror-interval", 5*time.Second, "how often changed leases are shown in the status of their block, at most;\n      what changes all the time is shown after up to 60 times as long")
 
 	fs.StringVar(&o.installDir, "install-dir", "", "`folder` to install the CNI binaries into, e.g. /opt/cni/bin; empty: install nothing")
 	fs.StringVar(&o.installFrom, "install-from", "/usr/local/bin", "`folder` to take the CNI binaries from")

@@ -27,12 +27,12 @@ import (
 // sends to its sharers.
 const (
 	// leasesPerWrite leases pay for one write of the mirror, and so do writeEvery intervals of MirrorInterval.
-	leasesPerWrite, writeEvery = 40, 60
+	leasesPerWrite, writeEvery = 100, 36
 	// writesSaved is how many writes a quiet node saves up at most, so that what happens on it now and then is shown at once.
 	writesSaved = 4
 	// quietAfter intervals without a change a block is taken to be as it will stay; after showAfter of them it is not waited for
 	// that any more, and after showAnyway it is written whatever was paid, though not all such blocks at once.
-	quietAfter, showAfter, showAnyway = 1, 6, 120
+	quietAfter, showAfter, showAnyway = 1, 6, 60
 )
 
 // budget is what the mirror may still cost. It is a value to decide on.

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,7 +25,6 @@ import (
 const (
 	// roomy is a pool with more blocks than anybody needs; crowded has one for each node.
 	roomy, crowded = "roomy", "crowded"
-	blockSize      = 64
 	// joinAtOnce bounds the set-up, which is not measured.
 	joinAtOnce = 16
 )
@@ -36,7 +33,7 @@ const (
 type lab struct {
 	api        *cluster.API
 	admin      client.Client
-	controller *cluster.Process
+	controller *controller
 	dir        string // the stores, on tmpfs
 	configs    []*rest.Config
 	members    []*member
@@ -69,16 +66,10 @@ func newLab(ctx context.Context, o options, nodes int) (_ *lab, err error) {
 	if err := l.api.Apply(ctx, "manifests/crd", "manifests/install/namespace.yaml", "manifests/rbac"); err != nil {
 		return nil, err
 	}
-	kubeconfig, err := l.api.ServiceAccountKubeconfig(ctx, cluster.AgentNamespace, cluster.ControllerServiceAccount, "")
-	if err != nil {
+	if l.controller, err = startController(ctx, o, l.api); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(filepath.Join(o.bin, "railyard-controller"), "--kubeconfig="+kubeconfig, "--metrics-address=127.0.0.1:0")
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + l.api.Dir()}
-	if l.controller, err = cluster.StartProcess(cmd, filepath.Join(l.api.Dir(), "controller.log")); err != nil {
-		return nil, err
-	}
-	if err := l.makePools(ctx, nodes); err != nil {
+	if err := l.makePools(ctx, nodes, o.block); err != nil {
 		return nil, err
 	}
 	l.configs = make([]*rest.Config, nodes)
@@ -113,13 +104,13 @@ func tmpfsDir() (string, error) {
 }
 
 // makePools makes the pools and waits until the controller has accepted them.
-func (l *lab) makePools(ctx context.Context, nodes int) error {
+func (l *lab) makePools(ctx context.Context, nodes, block int) error {
 	first := netip.MustParseAddr("172.17.0.0").As4()
-	last := netip.AddrFrom4([4]byte{first[0], first[1] + byte((nodes*blockSize-1)>>16), byte((nodes*blockSize - 1) >> 8), byte(nodes*blockSize - 1)})
+	last := netip.AddrFrom4([4]byte{first[0], first[1] + byte((nodes*block-1)>>16), byte((nodes*block - 1) >> 8), byte(nodes*block - 1)})
 	pools := []*v1alpha1.IPPool{
-		{ObjectMeta: metav1.ObjectMeta{Name: roomy}, Spec: v1alpha1.IPPoolSpec{IPv4: &v1alpha1.Subnet{Subnet: "10.0.0.0/12", BlockSize: blockSize}}},
+		{ObjectMeta: metav1.ObjectMeta{Name: roomy}, Spec: v1alpha1.IPPoolSpec{IPv4: &v1alpha1.Subnet{Subnet: "10.0.0.0/12", BlockSize: int32(block)}}},
 		{ObjectMeta: metav1.ObjectMeta{Name: crowded}, Spec: v1alpha1.IPPoolSpec{IPv4: &v1alpha1.Subnet{
-			Subnet: "172.16.0.0/12", BlockSize: blockSize, Ranges: []v1alpha1.AddressRange{v1alpha1.AddressRange(netip.AddrFrom4(first).String() + "-" + last.String())},
+			Subnet: "172.16.0.0/12", BlockSize: int32(block), Ranges: []v1alpha1.AddressRange{v1alpha1.AddressRange(netip.AddrFrom4(first).String() + "-" + last.String())},
 		}}},
 	}
 	for _, p := range pools {
@@ -127,9 +118,6 @@ func (l *lab) makePools(ctx context.Context, nodes int) error {
 			return fmt.Errorf("create pool %s: %w", p.Name, err)
 		}
 		if err := until(ctx, time.Minute, "the controller accepts pool "+p.Name, func() (bool, error) {
-			if err := l.controller.Err(); err != nil {
-				return false, err
-			}
 			var now v1alpha1.IPPool
 			err := l.admin.Get(ctx, client.ObjectKeyFromObject(p), &now)
 			return meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionAccepted), err
@@ -160,7 +148,7 @@ func (l *lab) close() error {
 	}
 	errs := []error{g.Wait()}
 	if l.controller != nil {
-		l.controller.Kill()
+		l.controller.stop()
 	}
 	if l.api != nil {
 		errs = append(errs, l.api.Stop())

@@ -32,8 +32,6 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	ctrllog.SetLogger(logr.Discard())
-	klog.SetLogger(logr.Discard())
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	switch {
@@ -48,7 +46,7 @@ func main() {
 type options struct {
 	short            bool
 	nodes            counts
-	pods             int
+	pods, block      int
 	rate             float64
 	warm, steady     time.Duration
 	flat             time.Duration
@@ -86,7 +84,7 @@ func (c *counts) Set(text string) error {
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
-	o := options{nodes: counts{10, 100, 1000}}
+	o := options{nodes: counts{10, 100, 1000}, block: 64}
 	fs := flag.NewFlagSet("scale", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.BoolVar(&o.short, "short", false, "a smoke test of 10 nodes and some seconds; writes to -out only, not to -docs")
@@ -115,8 +113,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, errors.New("-pods and -rate must be more than 0")
 	}
 	if o.short {
-		o.nodes, o.pods, o.rate = counts{10}, 40, 2
-		o.warm, o.steady, o.flat, o.outage, o.full, o.settle = time.Second, 2*time.Second, time.Second/2, time.Second, time.Second, time.Second
+		o.nodes, o.pods, o.rate, o.block = counts{10}, 20, 2, 8
+		o.warm, o.steady, o.flat, o.outage, o.full, o.settle = time.Second, 2*time.Second, time.Second/4, time.Second, time.Second/4, time.Second
 	}
 	return o, nil
 }
@@ -126,6 +124,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	ctrllog.SetLogger(logr.Discard()) // of all agents at once: -log has what ours say
+	klog.SetLogger(logr.Discard())
 	root, err := cluster.ModuleRoot()
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		o.agentLog = slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	all := report.Scale{About: host.About(ctx), Settings: report.ScaleSettings{
-		Pods: o.pods, Rate: o.rate, Steady: o.steady.Seconds(), Outage: o.outage.Seconds(), BlockSize: blockSize,
+		Pods: o.pods, Rate: o.rate, Steady: o.steady.Seconds(), Outage: o.outage.Seconds(), BlockSize: o.block,
 	}}
 	all.Short = o.short
 	for _, n := range o.nodes {

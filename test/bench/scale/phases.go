@@ -185,7 +185,7 @@ func (s *session) anywhere(ctx context.Context, t *tally, r *rand.Rand, n int) e
 	return err
 }
 
-func (s *session) capacity() int { return s.nodes * blockSize }
+func (s *session) capacity() int { return s.nodes * s.o.block }
 
 // fill leases 99 of 100 addresses of a pool that has one block for each node.
 func (s *session) fill(ctx context.Context) error {
