@@ -62,6 +62,11 @@ func (w *world) start(ctx context.Context) error {
 	if err := w.api.Apply(ctx, railyardManifests); err != nil {
 		return err
 	}
+	// The tests look into the mirror at every turn, much more often than what it may cost by default would show them.
+	if out, err := w.api.Kubectl(ctx, "--namespace="+cluster.AgentNamespace, "set", "env", "daemonset/railyard-agent", "--containers=agent",
+		"RAILYARD_MIRROR_INTERVAL=300ms").CombinedOutput(); err != nil {
+		return fmt.Errorf("set how often agents mirror: %w: %s", err, out)
+	}
 	for what, ready := range map[string]check{
 		"the agents":     w.daemonSetReady(cluster.AgentNamespace, "railyard-agent"),
 		"the controller": w.deploymentReady(cluster.AgentNamespace, "railyard-controller"),
@@ -149,7 +154,7 @@ func (w *world) daemonSetReady(namespace, name string) check {
 			return err
 		}
 		s := ds.Status
-		if s.ObservedGeneration < ds.Generation || int(s.DesiredNumberScheduled) < len(w.machines) || s.NumberReady < s.DesiredNumberScheduled {
+		if s.ObservedGeneration < ds.Generation || int(s.DesiredNumberScheduled) < len(w.machines) || min(s.UpdatedNumberScheduled, s.NumberReady) < s.DesiredNumberScheduled {
 			return fmt.Errorf("%d of %d pods of %s are ready%s", s.NumberReady, len(w.machines), name, why(ctx, c, namespace, ds.Spec.Selector))
 		}
 		return nil
