@@ -127,7 +127,7 @@ func serve(ctx context.Context, log *slog.Logger, o options, s *store.Store) err
 	)
 	a, err := agent.New(agent.Config{
 		Node: o.nodeName, Store: s, Client: api, Cache: cache, Log: log, Registerer: reg,
-		GCInterval: o.gcInterval, GCGrace: o.gcGrace, ReleaseAfter: o.releaseAfter, MirrorInterval: o.mirrorInterval,
+		GCInterval: o.gcInterval, GCGrace: o.gcGrace, ReleaseAfter: o.releaseAfter, CedeWait: o.cedeWait, MirrorInterval: o.mirrorInterval,
 	})
 	if err != nil {
 		return err

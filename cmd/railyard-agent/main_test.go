@@ -46,7 +46,7 @@ func TestOptions(t *testing.T) {
 		"defaults": {
 			[]string{"--node-name=n"}, env(), nil,
 			func(o options) bool {
-				return o.socket == "/run/railyard/agent.sock" && o.releaseAfter == 5*time.Minute && o.LogLevel == slog.LevelInfo
+				return o.socket == "/run/railyard/agent.sock" && o.releaseAfter == 5*time.Minute && o.cedeWait == 5*time.Second && o.LogLevel == slog.LevelInfo
 			},
 		},
 		"environment": {
@@ -68,6 +68,7 @@ func TestOptions(t *testing.T) {
 		"unknown flag":         {[]string{"--no-such"}, env(), []string{"no-such"}, nil},
 		"not a flag":           {[]string{"run"}, env(), []string{`"run"`}, nil},
 		"negative":             {[]string{"--node-name=n", "--release-after=-1s", "--gc-interval=0"}, env(), []string{"--release-after", "--gc-interval"}, nil},
+		"wait for ever":        {[]string{"--node-name=n", "--cede-wait=1h"}, env(), []string{"--cede-wait", "20s"}, nil},
 		"log format":           {[]string{"--node-name=n", "--log-format=xml"}, env(), []string{"xml", "json", "text"}, nil},
 		"install as others":    {[]string{"--node-name=n", "--install-as=whereabouts,nv-ipam"}, env(), nil, func(o options) bool { return len(o.installAs) == 2 }},
 		"install as anything":  {[]string{"--node-name=n", "--install-as=whereabouts,../x"}, env(), []string{"--install-as", "../x"}, nil},

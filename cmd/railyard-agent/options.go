@@ -27,6 +27,7 @@ type options struct {
 	abandonedGrace time.Duration
 	kubeletSocket  string
 	releaseAfter   time.Duration
+	cedeWait       time.Duration
 	mirrorInterval time.Duration
 
 	installDir  string
@@ -60,7 +61,7 @@ away; each has a --help of its own.
 		Sections: []daemon.Section{
 			{Title: "Cluster", Flags: append([]string{"node-name"}, daemon.Cluster()...)},
 			{Title: "Addresses of this node", Flags: []string{
-				"state-dir", "socket", "lock-timeout", "gc-interval", "gc-grace", "abandoned-grace", "kubelet-socket", "release-after", "mirror-interval",
+				"state-dir", "socket", "lock-timeout", "gc-interval", "gc-grace", "abandoned-grace", "kubelet-socket", "release-after", "cede-wait", "mirror-interval",
 			}},
 			{Title: "CNI binaries", Flags: []string{"install-dir", "install-from", "install-as"}},
 			{Title: "Watching the agent", Flags: daemon.Watching()},
@@ -85,6 +86,8 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.kubeletSocket, "kubelet-socket", kubelet.Socket,
 		"`path` of the kubelet's PodResources API;\n      empty: a namespace that exists is alive")
 	fs.DurationVar(&o.releaseAfter, "release-after", 5*time.Minute, "how long a block must have been empty before it goes back to the pool")
+	fs.DurationVar(&o.cedeWait, "cede-wait", 5*time.Second,
+		"how long an ADD waits for addresses of other nodes, when the pool has no others,\n      before the pool is full; 20s at most")
 	fs.DurationVar(&o.mirrorInterval, "mirror-interval", 5*time.Second, "how often changed leases are shown in the status of their block, at most;\n      what changes all the time is shown after up to 60 times as long")
 
 	fs.StringVar(&o.installDir, "install-dir", "", "`folder` to install the CNI binaries into, e.g. /opt/cni/bin; empty: install nothing")
@@ -100,6 +103,9 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	}
 	return o, o.check()
 }
+
+// maxCedeWait leaves a plugin, which gives up after client.DefaultTimeout, the time to be told that the pool is full.
+const maxCedeWait = 20 * time.Second
 
 // maxSocketPath is what fits struct sockaddr_un with its closing zero; the socket is made under a longer name first.
 const maxSocketPath = 107 - len(".new")
@@ -119,11 +125,14 @@ func (o *options) check() error {
 		faults.Add("socket", "%s has %d characters, a socket's path has at most %d: use a shorter one", o.socket, len(o.socket), maxSocketPath)
 	}
 	for name, d := range map[string]time.Duration{
-		"gc-interval": o.gcInterval, "mirror-interval": o.mirrorInterval, "lock-timeout": o.lockTimeout,
+		"gc-interval": o.gcInterval, "mirror-interval": o.mirrorInterval, "lock-timeout": o.lockTimeout, "cede-wait": o.cedeWait,
 	} {
 		if d <= 0 {
 			faults.Add(name, "%s is not more than 0", d)
 		}
+	}
+	if o.cedeWait > maxCedeWait {
+		faults.Add("cede-wait", "%s is more than %s: the plugin would give up before it is told", o.cedeWait, maxCedeWait)
 	}
 	for name, d := range map[string]time.Duration{"gc-grace": o.gcGrace, "abandoned-grace": o.abandonedGrace, "release-after": o.releaseAfter} {
 		if d < 0 {

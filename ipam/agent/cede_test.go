@@ -98,7 +98,8 @@ func TestEveryAddressOnce(t *testing.T) {
 			pool := shared.pool(t, func(s *v1alpha1.IPPoolSpec) {
 				s.IPv4, s.IPv6 = &v1alpha1.Subnet{Subnet: c.subnet, BlockSize: int32(c.block)}, c.six
 			})
-			agents := nodes(t, c.nodes, agentOptions{config: func(c *Config) { c.MirrorInterval = 200 * time.Millisecond }})
+			agents := nodes(t, c.nodes, agentOptions{config: func(c *Config) { c.MirrorInterval, c.CedeWait = 200*time.Millisecond, time.Minute }})
+			late := start(t, uniqueName(t)+"-late", agentOptions{config: func(c *Config) { c.CedeWait = 100 * time.Millisecond }}) // when all is leased, no wait is long enough
 			book := newLedger(t)
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
@@ -121,7 +122,7 @@ func TestEveryAddressOnce(t *testing.T) {
 					held[h] = l
 				}
 				if round == 0 {
-					if _, err := agents[0].Lease(t.Context(), request(pool, "too-many")); !errors.Is(err, ipam.ErrPoolFull) {
+					if _, err := late.Lease(t.Context(), request(pool, "too-many")); !errors.Is(err, ipam.ErrPoolFull) {
 						t.Errorf("one lease more than addresses: %v, want %v", err, ipam.ErrPoolFull)
 					}
 				}
@@ -131,7 +132,7 @@ func TestEveryAddressOnce(t *testing.T) {
 					t.Errorf("a block has %d ranges in %d bytes", ranges, bytes)
 				}
 				shared.check(t, pool, agents...)
-				cluster.Eventually(t, "the refusal is forgotten", func() error { return agents[0].Ready(t.Context(), pool) })
+				cluster.Eventually(t, "the refusal is forgotten", func() error { return late.Ready(t.Context(), pool) })
 				for _, h := range slices.SortedFunc(maps.Keys(held), func(a, b holder) int { return cmpText(a.id, b.id) }) {
 					if dice.IntN(2) == 0 {
 						book.ends(held[h])
