@@ -11,8 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/containernetworking/cni/pkg/utils"
+	"unicode"
 )
 
 // CheckMaster refuses what is neither a link's name or alternative name nor a PCI address. Empty is fine.
@@ -166,7 +165,7 @@ func checkName(name string) error {
 		return fieldErrorf("name", "is empty: name the network")
 	case len(name) > MaxName:
 		return fieldErrorf("name", "has %d characters: use at most %d", len(name), MaxName)
-	case utils.ValidateNetworkName(name) != nil:
+	case !IsName(name):
 		return fieldErrorf("name", "%.80q is no name: use letters, digits, dots, dashes and underscores, and begin with a letter or digit", name)
 	}
 	return nil
@@ -177,4 +176,28 @@ func checkPath(field, path string) error {
 		return fieldErrorf(field, "%.80q is no absolute path: begin it with a slash", path)
 	}
 	return nil
+}
+
+// The specification's rules for names, which the reference library has too: in regular expressions, whose making takes a plugin
+// longer than a request to the kernel.
+
+// IsName says that s is a name that the CNI specification allows for a network or a container: letters, digits, dots, dashes and
+// underscores, the first of them a letter or digit.
+func IsName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || c != '.' && c != '-' && c != '_') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// IsInterface says that the kernel takes s for the name of a link (dev_valid_name in net/core/dev.c).
+func IsInterface(s string) bool {
+	const most = 15
+	return s != "" && len(s) <= most && s != "." && s != ".." && !strings.ContainsFunc(s, func(r rune) bool {
+		return r == '/' || r == ':' || unicode.IsSpace(r)
+	})
 }

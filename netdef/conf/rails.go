@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/containernetworking/cni/pkg/utils"
 )
 
 const (
@@ -84,7 +82,7 @@ func (c Config) rails(k Known) ([]RailSpec, error) {
 
 // CheckInterface refuses what no interface can be called.
 func CheckInterface(field, name string) error {
-	if utils.ValidateInterfaceName(name) != nil || name[0] == '-' || strings.ContainsRune(name, '%') || name == "all" || name == "default" {
+	if !IsInterface(name) || name[0] == '-' || strings.ContainsRune(name, '%') || name == "all" || name == "default" {
 		return fieldErrorf(field, "%.80q is no interface's name: write one like net1, of up to 15 bytes", name)
 	}
 	return nil

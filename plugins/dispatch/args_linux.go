@@ -14,10 +14,10 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/containernetworking/cni/pkg/utils"
 	"golang.org/x/sys/unix"
 
 	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/netdef/conf"
 )
 
 // maxStdin bounds the config: much more than any runtime sends.
@@ -89,13 +89,13 @@ func (a *Args) checkEnvironment() error {
 		return Errorf(CodeEnvironment, "%s needs %s", a.Verb, strings.Join(missing, ", "))
 	}
 	switch {
-	case utils.ValidateContainerID(a.ContainerID) != nil:
+	case !conf.IsName(a.ContainerID):
 		return Errorf(CodeEnvironment, "CNI_CONTAINERID is %.80q: use letters, digits, dots, dashes and underscores, and begin with a letter or digit", a.ContainerID)
 	case len(a.ContainerID) > ipam.MaxContainerID:
 		return Errorf(CodeEnvironment, "CNI_CONTAINERID has %d characters: use at most %d", len(a.ContainerID), ipam.MaxContainerID)
 	case strings.ContainsRune(a.IfName, '%') || a.IfName == "all" || a.IfName == "default":
 		return Errorf(CodeEnvironment, "CNI_IFNAME is %q: the kernel gives that name to no interface, take one like net1", a.IfName)
-	case utils.ValidateInterfaceName(a.IfName) != nil || !utf8.ValidString(a.IfName) || strings.ContainsFunc(a.IfName, unicode.IsControl):
+	case !conf.IsInterface(a.IfName) || !utf8.ValidString(a.IfName) || strings.ContainsFunc(a.IfName, unicode.IsControl):
 		return Errorf(CodeEnvironment, "CNI_IFNAME is %.80q: use up to 15 bytes without slash, colon, space or control characters", a.IfName)
 	case strings.ContainsRune(a.NetNS, 0):
 		return Errorf(CodeEnvironment, "CNI_NETNS is %.80q: give a path", a.NetNS)
@@ -143,7 +143,7 @@ func (a *Args) checkStdin() error {
 	switch {
 	case c.Name == "":
 		return Errorf(CodeConfig, "name: is empty: name the network")
-	case utils.ValidateNetworkName(c.Name) != nil:
+	case !conf.IsName(c.Name):
 		return Errorf(CodeConfig, "name: %.80q is no name: use letters, digits, dots, dashes and underscores, and begin with a letter or digit", c.Name)
 	case c.Type == "":
 		return Errorf(CodeConfig, "type: is empty: name the plugin")

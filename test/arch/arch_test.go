@@ -111,7 +111,7 @@ func parse(t *testing.T, file string) (check, want string, tree *Tree) {
 	return check, want, tree
 }
 
-// TestLinkedFails gives Linked a module that reaches Kubernetes through somebody else's package, and NVIDIA's library.
+// TestLinkedFails gives Linked a module that reaches Kubernetes through somebody else's package, NVIDIA's library, and regexp.
 func TestLinkedFails(t *testing.T) {
 	a, err := txtar.ParseFile("testdata/linked/modules.txtar")
 	if err != nil {
@@ -122,8 +122,9 @@ func TestLinkedFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for pkg, want := range map[string][]string{
-		"ipam": {"links k8s.io/client (example.test/m/ipam > example.test/other > k8s.io/client)"},
-		"gpus": {"links github.com/NVIDIA/go-nvml/pkg/nvml (example.test/m/gpus > github.com/NVIDIA/go-nvml/pkg/nvml)"},
+		"ipam":  {"links k8s.io/client (example.test/m/ipam > example.test/other > k8s.io/client)"},
+		"words": {"links regexp (example.test/m/words > regexp)"},
+		"gpus":  {"links github.com/NVIDIA/go-nvml/pkg/nvml (example.test/m/gpus > github.com/NVIDIA/go-nvml/pkg/nvml)"},
 	} {
 		problems, err := Linked(t.Context(), filepath.Join(dir, "ours"), pkg)
 		if err != nil {

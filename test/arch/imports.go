@@ -88,8 +88,8 @@ func Light() []string {
 	}
 }
 
-// Linked returns a problem for each package of Kubernetes, and for the binding of NVIDIA's library, that the given package (a folder in
-// the module at root) links, directly or through whatever it imports, with the path that leads there.
+// Linked returns a problem for each package of Kubernetes, for the binding of NVIDIA's library and for regexp, that the given package (a folder
+// in the module at root) links, directly or through whatever it imports, with the path that leads there.
 func Linked(ctx context.Context, root, pkg string) ([]Problem, error) {
 	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./"+pkg)
 	cmd.Dir = root
@@ -134,6 +134,8 @@ func heavy(imported string) string {
 		return "It runs for every pod and must stay small, quick and without a token: keep Kubernetes in ipam/claim, ipam/agent, ipam/controller and netdef/controller"
 	case within(imported, "github.com/NVIDIA/go-nvml"):
 		return "It runs for every pod, as a static program on nodes without a GPU too, and this needs cgo: keep GPUs in rdma/gpu, for programs that serve a node"
+	case imported == "regexp":
+		return "A plugin's process lives for milliseconds, and regexp with the tables of unicode takes a tenth of one before main: compare by hand, as netdef/conf does"
 	}
 	return ""
 }
