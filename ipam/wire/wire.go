@@ -16,6 +16,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"time"
@@ -60,12 +61,60 @@ type Request struct {
 	Pool      string        `json:"pool,omitempty"`
 }
 
+// MarshalJSON writes what package json would by itself, of the verbs that a plugin sends only what each reads. Package json prepares
+// itself for whatever a type can hold, in every process anew, and a plugin's is short: of what it does for an address this took the most.
+func (r Request) MarshalJSON() ([]byte, error) {
+	type head struct {
+		V         int   `json:"v"`
+		Verb      Verb  `json:"verb"`
+		TimeoutMS int64 `json:"timeoutMs,omitempty"`
+	}
+	h := head{r.V, r.Verb, r.TimeoutMS}
+	switch r.Verb {
+	case Lease:
+		return json.Marshal(struct {
+			head
+			Request *ipam.Request `json:"request,omitempty"`
+		}{h, r.Request})
+	case Release:
+		return json.Marshal(struct {
+			head
+			Key ipam.Key `json:"key,omitzero"`
+		}{h, r.Key})
+	}
+	type plain Request
+	return json.Marshal(plain(r))
+}
+
 // Reply is one line from the server.
 type Reply struct {
 	V     int         `json:"v"`
 	Lease *ipam.Lease `json:"lease,omitempty"`
 	Count int         `json:"count,omitempty"`
 	Error *Error      `json:"error,omitempty"`
+}
+
+// UnmarshalJSON reads what package json would by itself, and looks at the types of those parts only that are there: see Request.
+func (r *Reply) UnmarshalJSON(data []byte) error {
+	var parts struct {
+		V     int             `json:"v"`
+		Lease json.RawMessage `json:"lease"`
+		Count int             `json:"count"`
+		Error json.RawMessage `json:"error"`
+	}
+	if err := json.Unmarshal(data, &parts); err != nil {
+		return err
+	}
+	*r = Reply{V: parts.V, Count: parts.Count}
+	if parts.Lease != nil {
+		if err := json.Unmarshal(parts.Lease, &r.Lease); err != nil {
+			return err
+		}
+	}
+	if parts.Error != nil {
+		return json.Unmarshal(parts.Error, &r.Error)
+	}
+	return nil
 }
 
 // Error is an error of package ipam on its way through the socket.

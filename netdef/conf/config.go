@@ -220,3 +220,24 @@ func FromPool(pool string) json.RawMessage {
 	}
 	return b
 }
+
+// The parts that most configs lack are written by methods: package json prepares itself, in every process anew, for all that a type can
+// hold, also if it only reads, but not for what a method writes. A plugin's process is so short that this shows.
+
+// MarshalJSON writes what package json would by itself.
+func (r Rail) MarshalJSON() ([]byte, error) {
+	type plain Rail
+	return json.Marshal(plain(r))
+}
+
+// MarshalJSON writes what package json would by itself.
+func (c RuntimeConfig) MarshalJSON() ([]byte, error) {
+	type plain RuntimeConfig
+	return json.Marshal(plain(c))
+}
+
+// MarshalJSON writes what package json would by itself.
+func (a Args) MarshalJSON() ([]byte, error) {
+	type plain Args
+	return json.Marshal(plain(a))
+}

@@ -160,7 +160,10 @@ func Parse(data []byte, defaultDir string) (Spec, error) {
 	s.Sysctls, ctl = parseSysctls(c.Sysctl)
 	s.Rails, rails = c.rails(s.Known)
 	s.GUID, guid = c.guid(s.Kind)
-	errs := []error{known, link, mac, ips, ctl, noNullRails(data), rails, guid}
+	errs := []error{known, link, mac, ips, ctl, rails, guid}
+	if len(c.Rails) > 0 {
+		errs = append(errs, noNullRails(data))
+	}
 	if rc := c.RuntimeConfig; rc != nil {
 		s.RuntimeMAC = rc.MAC != ""
 		if rc.DeviceID != "" {

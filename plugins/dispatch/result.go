@@ -4,7 +4,6 @@
 package dispatch
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -21,11 +20,31 @@ func Encode(r *current.Result, cniVersion string) ([]byte, error) {
 	if err != nil {
 		return nil, Errorf(CodeVersion, "print the result at version %s: %w", cniVersion, err)
 	}
-	var b bytes.Buffer
-	if err := at.PrintTo(&b); err != nil {
+	var printed any = at
+	if c, ok := at.(*current.Result); ok {
+		printed = plain(c)
+	}
+	b, err := json.MarshalIndent(printed, "", "    ")
+	if err != nil {
 		return nil, Errorf(CodeBug, "print the result: %w", err)
 	}
-	return b.Bytes(), nil
+	return b, nil
+}
+
+// plain is what the library prints of a result, which it does by printing it, reading that as a map and printing the map, to be rid of an
+// empty dns.
+func plain(r *current.Result) any {
+	out := struct {
+		CNIVersion string               `json:"cniVersion,omitempty"`
+		DNS        any                  `json:"dns,omitempty"`
+		Interfaces []*current.Interface `json:"interfaces,omitempty"`
+		IPs        []*current.IPConfig  `json:"ips,omitempty"`
+		Routes     []*types.Route       `json:"routes,omitempty"`
+	}{CNIVersion: r.CNIVersion, Interfaces: r.Interfaces, IPs: r.IPs, Routes: r.Routes}
+	if !r.DNS.IsEmpty() {
+		out.DNS = r.DNS
+	}
+	return out
 }
 
 var errEmptyEntry = errors.New("the result has a null in a list, an address without a value, or a route without a destination")

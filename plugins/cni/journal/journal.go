@@ -75,14 +75,70 @@ func (j Journal) Has(ifName string) bool {
 
 // Step is one deed. Exactly one of its fields is set; none of them: the step is of a newer version.
 type Step struct {
-	Lease    *Lease    `json:"lease,omitempty"`
-	Delegate *Delegate `json:"delegate,omitempty"`
-	Link     *Link     `json:"link,omitempty"`
-	RDMA     *RDMA     `json:"rdma,omitempty"`
-	Sysctl   *Sysctl   `json:"sysctl,omitempty"`
-	Rule     *Rule     `json:"rule,omitempty"`
-	File     *File     `json:"file,omitempty"`
-	ToS      *ToS      `json:"tos,omitempty"`
+	Lease    *Lease
+	Delegate *Delegate
+	Link     *Link
+	RDMA     *RDMA
+	Sysctl   *Sysctl
+	Rule     *Rule
+	File     *File
+	ToS      *ToS
+}
+
+// MarshalJSON writes what package json would by itself. But that prepares itself for whatever a type can hold, in every process anew, which
+// took longer than all of the kernel's work on a link; so it gets to see the type of the one field that is set.
+func (s Step) MarshalJSON() ([]byte, error) {
+	switch {
+	case s.Lease != nil:
+		return member("lease", s.Lease)
+	case s.Delegate != nil:
+		return member("delegate", s.Delegate)
+	case s.Link != nil:
+		return member("link", s.Link)
+	case s.RDMA != nil:
+		return member("rdma", s.RDMA)
+	case s.Sysctl != nil:
+		return member("sysctl", s.Sysctl)
+	case s.Rule != nil:
+		return member("rule", s.Rule)
+	case s.File != nil:
+		return member("file", s.File)
+	case s.ToS != nil:
+		return member("tos", s.ToS)
+	}
+	return []byte("{}"), nil
+}
+
+func member(key string, value any) ([]byte, error) {
+	b, err := json.Marshal(value)
+	return slices.Concat([]byte(`{"`+key+`":`), b, []byte("}")), err
+}
+
+// UnmarshalJSON reads what MarshalJSON writes. Keys that it does not know it leaves out.
+func (s *Step) UnmarshalJSON(data []byte) error {
+	var members map[string]json.RawMessage
+	err := json.Unmarshal(data, &members)
+	for key, value := range members {
+		switch key {
+		case "lease":
+			err = errors.Join(err, json.Unmarshal(value, &s.Lease))
+		case "delegate":
+			err = errors.Join(err, json.Unmarshal(value, &s.Delegate))
+		case "link":
+			err = errors.Join(err, json.Unmarshal(value, &s.Link))
+		case "rdma":
+			err = errors.Join(err, json.Unmarshal(value, &s.RDMA))
+		case "sysctl":
+			err = errors.Join(err, json.Unmarshal(value, &s.Sysctl))
+		case "rule":
+			err = errors.Join(err, json.Unmarshal(value, &s.Rule))
+		case "file":
+			err = errors.Join(err, json.Unmarshal(value, &s.File))
+		case "tos":
+			err = errors.Join(err, json.Unmarshal(value, &s.ToS))
+		}
+	}
+	return err
 }
 
 // Known says that this version can undo the step.
@@ -168,6 +224,12 @@ type Host struct {
 	VF *VF `json:"vf,omitempty"`
 }
 
+// MarshalJSON keeps package json from looking into a Host for a link that has none: see Step.
+func (h Host) MarshalJSON() ([]byte, error) {
+	type plain Host
+	return json.Marshal(plain(h))
+}
+
 // Address is one of a link's addresses, as rtnetlink(7) has it.
 type Address struct {
 	Prefix    string `json:"prefix"`
@@ -229,6 +291,12 @@ type GID struct {
 	Port    int    `json:"port"`
 	Index   int    `json:"index"`
 	Type    string `json:"type"` // as sysfs writes it, e.g. RoCE v2
+}
+
+// MarshalJSON keeps package json from looking into a GID for a link that has none: see Step.
+func (g GID) MarshalJSON() ([]byte, error) {
+	type plain GID
+	return json.Marshal(plain(g))
 }
 
 // ToS is the type of service of RoCE on one port of an RDMA device. Several attachments may hold one port, all with one value; then
