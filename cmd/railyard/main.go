@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/railyard-net/railyard/cmd/internal/build"
@@ -26,6 +27,9 @@ import (
 )
 
 func main() {
+	// It does one thing after the other. With a second processor the runtime has a thread wait for the answers of the kernel that the first one has
+	// already read: it wakes for each of them, a dozen times in an ADD.
+	runtime.GOMAXPROCS(1)
 	os.Exit(run(context.Background(), os.Args, os.Getenv, os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
