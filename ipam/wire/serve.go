@@ -111,6 +111,12 @@ func (s *server) serve(ctx context.Context, c *conn) {
 		s.mu.Unlock()
 		_ = c.Close()
 	}()
+	if err := trusted(c.Conn); err != nil {
+		s.log.Warn("a caller is refused", "error", err)
+		_ = c.SetWriteDeadline(time.Now().Add(drainTime))
+		_ = Write(c, Reply{V: Version, Error: EncodeError(err)}) // for people; it may be gone
+		return
+	}
 	r := bufio.NewReader(c)
 	for {
 		line, err := ReadLine(r)
