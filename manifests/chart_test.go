@@ -141,7 +141,7 @@ func changed() map[string]any {
 		})
 		return more
 	}
-	controller := pods(map[string]any{"replicas": 3, "quarantine": "72h"})
+	controller := pods(map[string]any{"replicas": 3, "quarantine": "72h", "nodeGate": "boot"})
 	controller["priorityClassName"] = "system-node-critical"
 	return map[string]any{
 		"image":            map[string]any{"repository": "registry.example.com/railyard", "tag": "v9", "digest": "sha256:" + strings.Repeat("0", 64), "pullPolicy": "Always"},

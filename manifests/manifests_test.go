@@ -105,7 +105,7 @@ func TestPermissions(t *testing.T) {
 				"update ippools/status " + pools, "list ipblocks " + pools, "create ipblocks " + pools, "update ipblocks " + pools, "delete ipblocks " + pools,
 				"list ipreservations " + pools, "update ipreservations " + pools, "delete ipreservations " + pools, "patch ipreservations/status " + pools,
 				"get statefulsets apps", "get ipamclaims k8s.cni.cncf.io", "patch ipamclaims/status k8s.cni.cncf.io", "create ippools " + pools, "delete ippools " + pools, "get nodes", "watch nodes", "create network-attachment-definitions k8s.cni.cncf.io",
-				"delete network-attachment-definitions k8s.cni.cncf.io", "watch pods", "watch namespaces", "create leases coordination.k8s.io railyard-system",
+				"delete network-attachment-definitions k8s.cni.cncf.io", "patch nodes", "watch pods", "watch namespaces", "create leases coordination.k8s.io railyard-system",
 				"update leases/railyard-controller coordination.k8s.io railyard-system", "create events events.k8s.io",
 			},
 			cannot: []string{

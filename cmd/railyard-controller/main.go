@@ -39,6 +39,7 @@ import (
 	pools "github.com/railyard-net/railyard/ipam/controller"
 	"github.com/railyard-net/railyard/ipam/migrate"
 	networks "github.com/railyard-net/railyard/netdef/controller"
+	"github.com/railyard-net/railyard/netdef/gate"
 )
 
 const (
@@ -49,6 +50,11 @@ const (
 	// stopWithin bounds the end of the passes under way; the Deployment's grace is a little longer.
 	stopWithin = 10 * time.Second
 )
+
+// agentLabels are those of the agents' pods, which are in the namespace of the Lease.
+func agentLabels() map[string]string {
+	return map[string]string{"app.kubernetes.io/name": "railyard-agent"}
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
@@ -141,7 +147,10 @@ func newManager(log *slog.Logger, o options) (manager.Manager, error) {
 		return nil, fmt.Errorf("reach the API server at %s: %w", cfg.Host, err)
 	}
 	setUpPools := func(mgr ctrl.Manager) error { return pools.SetupWith(mgr, pools.Options{Quarantine: o.quarantine}) }
-	setups := []func(ctrl.Manager) error{networks.Setup, setUpPools, migrate.Setup}
+	setUpGate := func(mgr ctrl.Manager) error {
+		return gate.Setup(mgr, gate.Options{Mode: gate.Mode(o.nodeGate), Namespace: o.leaderElectNamespace, Labels: agentLabels()})
+	}
+	setups := []func(ctrl.Manager) error{networks.Setup, setUpPools, migrate.Setup, setUpGate}
 	if o.whereaboutsPools {
 		setups = append(setups, whereabouts.Setup)
 	}

@@ -5,10 +5,12 @@ package main
 
 import (
 	"flag"
+	"slices"
 	"time"
 
 	"github.com/railyard-net/railyard/cmd/internal/daemon"
 	pools "github.com/railyard-net/railyard/ipam/controller"
+	"github.com/railyard-net/railyard/netdef/gate"
 )
 
 // options is what the command line and the environment say, checked.
@@ -23,6 +25,7 @@ type options struct {
 	retryPeriod          time.Duration
 
 	quarantine time.Duration
+	nodeGate   string
 }
 
 func command() daemon.Command {
@@ -37,6 +40,7 @@ run in a cluster: one leads, the others stand by. No pod waits for it to start o
 		Sections: []daemon.Section{
 			{Title: "Cluster", Flags: daemon.Cluster()},
 			{Title: "Addresses", Flags: []string{"quarantine"}},
+			{Title: "Nodes", Flags: []string{"node-gate"}},
 			{Title: "In the place of others", Flags: []string{"whereabouts-pools"}},
 			{Title: "Several controllers", Flags: []string{
 				"leader-elect", "leader-elect-namespace", "leader-elect-lease-duration", "leader-elect-renew-deadline", "leader-elect-retry-period",
@@ -56,6 +60,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a leader that died without a word is waited for")
 	fs.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "how long a leader tries to renew before it gives up and ends")
 	fs.DurationVar(&o.quarantine, "quarantine", pools.DefaultQuarantine, "how long the addresses of a node that is gone are held back before other nodes may have them")
+	fs.StringVar(&o.nodeGate, "node-gate", string(gate.Startup), "the taint "+gate.Taint+": `startup` takes it off a node when its agent is ready;\n      boot also sets it when a node has booted; off")
 	fs.DurationVar(&o.retryPeriod, "leader-elect-retry-period", 2*time.Second, "how often the Lease is looked at or renewed")
 	return fs
 }
@@ -75,6 +80,9 @@ func (o *options) check() error {
 	}
 	if o.quarantine <= 0 {
 		faults.Add("quarantine", "%v is no time: what a node owned that is only restarting must not go to others", o.quarantine)
+	}
+	if !slices.Contains(gate.Modes(), gate.Mode(o.nodeGate)) {
+		faults.Add("node-gate", "%.40q is none of %v", o.nodeGate, gate.Modes())
 	}
 	// The conditions that the election itself checks, with names that its user knows.
 	if o.retryPeriod <= 0 || o.renewDeadline < 2*o.retryPeriod {

@@ -50,7 +50,7 @@ var state = flag.String("state", "../../build/cluster", "state folder of the clu
 var shared struct {
 	info   control.Info
 	keeper *control.Client
-	client client.Client
+	client client.WithWatch
 }
 
 func TestMain(m *testing.M) {
@@ -81,7 +81,7 @@ func connect() error {
 	if err != nil {
 		return err
 	}
-	shared.client, err = client.New(cfg, client.Options{Scheme: scheme})
+	shared.client, err = client.NewWithWatch(cfg, client.Options{Scheme: scheme})
 	return err
 }
 
