@@ -154,10 +154,7 @@ func (p *Plugin) Run(ctx context.Context) error {
 const settle = 200 * time.Millisecond
 
 func (p *Plugin) loop(ctx context.Context) error {
-	c, err, _ := p.loadConfig()
-	if c == nil {
-		return fmt.Errorf("there is no config that can be used: %w", err)
-	}
+	c, _, _ := p.loadConfig()
 	p.mu.Lock()
 	p.config = c
 	p.mu.Unlock()
@@ -166,9 +163,7 @@ func (p *Plugin) loop(ctx context.Context) error {
 		p.o.Log.InfoContext(ctx, "what is in pods is not known yet; records count as in use", "err", err)
 	}
 	for {
-		if err := p.refresh(ctx); err != nil {
-			return err
-		}
+		p.refresh(ctx)
 		var rescan <-chan time.Time
 		timer := time.NewTimer(max(p.rescan(), time.Second))
 		if p.rescan() > 0 {
@@ -193,6 +188,9 @@ func (p *Plugin) loop(ctx context.Context) error {
 func (p *Plugin) rescan() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.config == nil {
+		return config.DefaultRescan
+	}
 	return p.config.Rescan
 }
 
@@ -237,7 +235,7 @@ func (p *Plugin) sync(ctx context.Context) error {
 func (p *Plugin) ours(resource string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.config.Owns(resource) || slices.ContainsFunc(p.ledger.Used(), func(r ledger.Record) bool { return r.Device.Resource == resource })
+	return p.config != nil && p.config.Owns(resource) || slices.ContainsFunc(p.ledger.Used(), func(r ledger.Record) bool { return r.Device.Resource == resource })
 }
 
 func (p *Plugin) syncLoop(ctx context.Context) error {
@@ -314,7 +312,7 @@ func (p *Plugin) State() (lines []string, err error) {
 		lines = append(lines, topic+": "+text)
 	}
 	if !p.refreshed {
-		return lines, errors.New("the hardware was not read yet")
+		return lines, errors.New("nothing is offered yet")
 	}
 	return lines, nil
 }

@@ -245,16 +245,15 @@ func TestConfigChanges(t *testing.T) {
 func TestNoConfig(t *testing.T) {
 	l := newLab(t, server)
 	l.sources = config.Sources{Shared: []byte("{")}
-	p, err := New(Options{
-		PluginDir: l.path("plugins"), KubeletSocket: l.path("none"), StateDir: l.path("state"), SyncEvery: time.Hour, FreeAfter: time.Hour,
-		ReadConfig: func() (config.Sources, error) { return l.sources, nil }, Log: quiet(),
-	})
-	if err != nil {
-		t.Fatal(err)
+	l.start()
+	if !l.kubelet.Await(patience, func() bool {
+		lines, err := l.plugin.State()
+		return err != nil && strings.Contains(strings.Join(lines, "\n"), "config: shared: the file")
+	}) {
+		t.Error("a plugin that never had a good config does not say so, or is ready")
 	}
-	if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "shared: the file") {
-		t.Errorf("a plugin that never had a good config: %v", err)
-	}
+	l.set(config.Sources{Shared: []byte(sharedJSON)})
+	l.healthy("rdma/hca_shared", 6)
 }
 
 const gpuYAML = `

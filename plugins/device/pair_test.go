@@ -5,7 +5,6 @@ package device
 
 import (
 	"encoding/json"
-	"log/slog"
 	"os"
 	"slices"
 	"testing"
@@ -14,8 +13,6 @@ import (
 	"github.com/railyard-net/railyard/plugins/device/config"
 	"github.com/railyard-net/railyard/test/sysfs"
 )
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 const (
 	pairName = "railyard.dev/gpu-nic"

@@ -19,11 +19,15 @@ import (
 	"github.com/railyard-net/railyard/rdma/ledger"
 )
 
-// refresh looks at everything and offers what is there. The only error is a config of which there never was a good one.
-func (p *Plugin) refresh(ctx context.Context) error {
+// refresh looks at everything and offers what is there. While there is no config that can be used, and never was one, it offers nothing and waits for one.
+func (p *Plugin) refresh(ctx context.Context) {
 	c, configErr, warnings := p.loadConfig()
 	if c == nil {
-		return fmt.Errorf("there is no config that can be used: %w", configErr)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.fault(ctx, "config", configErr)
+		p.metrics.configIs(false)
+		return
 	}
 	snapshot, hardwareErr := p.o.Hardware.Read()
 	p.describeGPUs(snapshot) // before mu, as it waits for the driver's library, which a fault may hold while it waits for mu
@@ -56,7 +60,6 @@ func (p *Plugin) refresh(ctx context.Context) error {
 	p.fault(ctx, "accounts", p.ledger.Check())
 	p.offer(ctx, built)
 	p.refreshed = true
-	return nil
 }
 
 func asError(warnings []string) error {
