@@ -5,6 +5,8 @@
 //
 //	pod              waits for SIGTERM
 //	pod ping ADDR... returns when all have answered
+//	pod simulate DIR FROM makes in DIR the hardware of the drawing in FROM (package test/sysfs)
+//	pod look         prints its environment, and the devices that it has been given
 //	pod keep ADDR... pings them over and over until SIGTERM, and fails when one does not answer for ten seconds
 package main
 
@@ -12,14 +14,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/railyard-net/railyard/test/cluster/echo"
+	"github.com/railyard-net/railyard/test/sysfs"
 )
 
 func main() {
@@ -41,8 +46,12 @@ func run(ctx context.Context, args []string) error {
 		return ping(ctx, args[1:])
 	case args[0] == "keep" && len(args) > 1:
 		return keepPinging(ctx, args[1:])
+	case args[0] == "look":
+		return look(os.Stdout)
+	case args[0] == "simulate" && len(args) == 3:
+		return simulate(args[1], args[2])
 	default:
-		return errors.New("usage: pod, or pod ping|keep with addresses")
+		return errors.New("usage: pod, or pod look, or pod ping|keep with addresses, or pod simulate with two folders")
 	}
 }
 
@@ -78,4 +87,37 @@ func ping(ctx context.Context, args []string) error {
 		return (&net.ListenConfig{}).ListenPacket(ctx, network, "")
 	}
 	return errors.Join(echo.Ping(ctx, listen, v4...), echo.Ping(ctx, listen, v6...))
+}
+
+func simulate(dir, from string) error {
+	drawing, err := os.ReadFile(filepath.Join(from, "drawing"))
+	if err != nil {
+		return err
+	}
+	m, err := sysfs.Draw(string(drawing))
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.Write(dir), m.WriteDevices(dir, filepath.Join(from, "libnvidia-ml.so.1")))
+}
+
+// look prints what devices come as.
+func look(out io.Writer) error {
+	for _, v := range os.Environ() {
+		if _, err := fmt.Fprintln(out, v); err != nil {
+			return err
+		}
+	}
+	for _, pattern := range []string{"/dev/infiniband/*", "/dev/nvidia*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			if _, err := fmt.Fprintln(out, f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
