@@ -49,7 +49,6 @@ func checkGPUs(ctx context.Context, o options, all gpu.Inventory) []check {
 		}
 		checks = append(checks,
 			result("memory", g.UUID, g.Memory, err),
-			result("MIG mode can be read", g.UUID, g.MIG, nil),
 			result("what the GPU needs after a fault is known", g.UUID, g.Recovery.String(), unknown(g.Recovery)))
 		if g.MIG {
 			continue

@@ -65,8 +65,10 @@ type GPU struct {
 	NVSwitch int
 	Recovery Recovery
 
-	MIG       bool // instances are handed out, not the GPU
-	Instances []Instance
+	MIG bool // instances are handed out, not the GPU
+	// MIGCapable: it could be.
+	MIGCapable bool
+	Instances  []Instance
 }
 
 // Recovery is what a GPU needs after a fault, as its driver says.

@@ -80,7 +80,7 @@ func TestList(t *testing.T) {
 		t.Fatalf("%+v, %v", inv, err)
 	}
 	uuid, _ := m.device(7).GetUUID()
-	want := GPU{Addr: "0000:70:00.0", UUID: uuid, Name: "NVIDIA H100 80GB HBM3", Minor: 7, Memory: inv.GPUs[0].Memory, NUMA: -1}
+	want := GPU{Addr: "0000:70:00.0", UUID: uuid, Name: "NVIDIA H100 80GB HBM3", Minor: 7, Memory: inv.GPUs[0].Memory, NUMA: -1, MIGCapable: true}
 	if diff := cmp.Diff(want, inv.GPUs[0]); diff != "" || want.Memory < 80e9 {
 		t.Errorf("the first by address, %d bytes (-want +got):\n%s", want.Memory, diff)
 	}

@@ -242,6 +242,7 @@ func readMIG(d nvml.Device, g *GPU) (call string, ret nvml.Return) {
 	if ret != nvml.SUCCESS {
 		return "nvmlDeviceGetMigMode", optional(ret)
 	}
+	g.MIGCapable = true
 	if g.MIG = mode == nvml.DEVICE_MIG_ENABLE; !g.MIG {
 		return "", nvml.SUCCESS
 	}

@@ -185,6 +185,8 @@ func (f *Function) ids() (vendor, device, class string) {
 		return "0x15b3", "0x1021", "0x020700"
 	case f.Kind == "nic":
 		return "0x15b3", "0x1021", "0x020000"
+	case f.Kind == "dma": // the Data Direct function of a ConnectX-8
+		return "0x15b3", "0x2100", "0x088000"
 	case f.Kind == "gpu":
 		return "0x10de", "0x2330", "0x030200"
 	case slices.Contains([]string{"root", "up", "down", "pci"}, f.Kind):
@@ -213,6 +215,10 @@ func (m *Machine) function(w *writer, f *Function) {
 	w.file(dir+"/numa_node", numa)
 	if group, ok := f.Options["group"]; ok {
 		w.link(dir+"/iommu_group", "kernel/iommu_groups/"+group)
+	}
+	if card := f.Options["card"]; card != "" {
+		fields := "V3" + string(rune(len(card))) + card
+		w.file(dir+"/vpd", "\x90"+string([]byte{byte(len(fields)), 0})+fields+"\x78")
 	}
 	if !f.isNIC() {
 		return
