@@ -57,7 +57,7 @@ build: ## Build our programs into bin/, static; with a C compiler, the device pl
 	@if command -v gcc >/dev/null; then $(MAKE) build-device-plugin; else echo "no gcc: bin/railyard-device-plugin is static, and sees no GPUs" >&2; fi
 
 .PHONY: build-device-plugin
-build-device-plugin:
+build-device-plugin: ## Build only the device plugin, with a C compiler
 	@mkdir -p $(BIN)
 	CGO_ENABLED=1 CGO_CFLAGS="-O2 -Wno-deprecated-declarations" $(go_build) ./cmd/railyard-device-plugin
 
@@ -178,6 +178,10 @@ bench: deps build ## Measure against the neighbours and the floor; writes build/
 bench-scale: build ## Run the agents of 10, 100 and 1,000 nodes on a real API server; writes docs/benchmarks-scale.md
 	@$(need) kube
 	$(with_tools) go run ./test/bench/scale $(SCALEFLAGS)
+
+.PHONY: bench-pairing
+bench-pairing: ## Simulate placement with pairs and without; writes docs/benchmarks-pairing.md
+	go run ./test/bench/pairing
 
 ##@ Set-up
 
