@@ -159,6 +159,9 @@ type Agent struct {
 	node  atomic.Pointer[node]
 	lost  atomic.Int64
 
+	// Trade's own: when the wants expire that this node has answered last, by block and who asked.
+	answered map[sharer]time.Time
+
 	// Sync's own.
 	hearing sync.Once
 	looked  time.Duration // when all leases were last compared, on the boot clock; 0: never
@@ -180,7 +183,8 @@ func New(c Config) (*Agent, error) {
 		woken: make(chan struct{}, 1), leased: make(chan struct{}, 1), unused: make(chan struct{}, 1),
 		ready: make(chan struct{}), heard: make(chan struct{}),
 		starving: newTally(), turn: newTally(), wanting: newTally(), users: newTally(), blocks: newTally(), trading: make(chan struct{}, 1), ending: make(chan struct{}),
-		pools: keyedMutex{hit: c.Hit}, reserving: keyedMutex{hit: c.Hit}, leasing: newRWLock(c.Hit), claiming: newRWLock(c.Hit),
+		answered: map[sharer]time.Time{},
+		pools:    keyedMutex{hit: c.Hit}, reserving: keyedMutex{hit: c.Hit}, leasing: newRWLock(c.Hit), claiming: newRWLock(c.Hit),
 	}
 	a.claims = claim.New(c.Client, nil)
 	a.picked.Store(true)

@@ -11,7 +11,10 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/railyard-net/railyard/ipam"
+	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
 	"github.com/railyard-net/railyard/ipam/claim"
 )
 
@@ -70,6 +73,7 @@ func (a *Agent) tradeOnce(ctx context.Context) error {
 		return err
 	}
 	asked, idle := wantsOf(me, cached, time.Now())
+	maps.DeleteFunc(a.answered, func(_ sharer, expires time.Time) bool { return time.Now().After(expires) })
 	var errs []error
 	for _, r := range idle {
 		if a.wanting.count(r.block) == 0 {
@@ -152,7 +156,7 @@ func (a *Agent) answer(ctx context.Context, me ipam.Owner, r demand, askers int)
 		return false, err
 	}
 	defer unlock()
-	obj, b, err := a.read(ctx, r.block) // the cache may be from before the last answer, and what is withdrawn does not come back
+	obj, b, err := a.lastSeen(ctx, r)
 	if err != nil || b == nil {
 		return err == nil, err
 	}
@@ -165,6 +169,7 @@ func (a *Agent) answer(ctx context.Context, me ipam.Owner, r demand, askers int)
 	if err != nil || len(ranges) == 0 {
 		return false, err
 	}
+	a.answered[sharer{r.block, r.want.Node}] = b.Wants[i].Expires
 	stood, err := a.claims.Offer(ctx, me, obj, b.Wants[i], ranges...)
 	if err != nil {
 		a.wake() // what was withdrawn is shed
@@ -174,6 +179,27 @@ func (a *Agent) answer(ctx context.Context, me ipam.Owner, r demand, askers int)
 	a.metrics.ceded.WithLabelValues(r.pool).Add(float64(claim.Count(ranges)))
 	a.log.InfoContext(ctx, "addresses ceded", "block", r.block, "pool", r.pool, "to", r.want.Node, "ranges", ranges, "wanted", stood)
 	return true, nil
+}
+
+// lastSeen is the block of r. It is the cache's, on which Offer's write is as safe as on any: it names the version. But where an answer
+// has been given that the cache does not show, it is read: another one would withdraw addresses in vain, and those do not come back.
+func (a *Agent) lastSeen(ctx context.Context, r demand) (*v1alpha1.IPBlock, *ipam.Block, error) {
+	if at, ok := a.answered[sharer{r.block, r.want.Node}]; !ok || !at.Equal(r.want.Expires) {
+		if obj := a.cachedBlock(ctx, r.block); obj != nil {
+			b, err := obj.Block()
+			return obj, &b, err
+		}
+	}
+	return a.read(ctx, r.block)
+}
+
+// cachedBlock is the object as the watch shows it; nil if it does not. It is the caller's to change.
+func (a *Agent) cachedBlock(ctx context.Context, block string) *v1alpha1.IPBlock {
+	var obj v1alpha1.IPBlock
+	if a.fresh.Load() || a.cfg.Cache.Get(ctx, types.NamespacedName{Name: block}, &obj) != nil {
+		return nil
+	}
+	return &obj
 }
 
 // spareFor is how many addresses r may get. What pods of this node wait for is not to be had, except by turns.

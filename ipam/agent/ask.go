@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,9 +19,13 @@ import (
 )
 
 const (
-	// askPause is how long an owner is waited for before more are asked as well. When all have been, it doubles, up
-	// to askPauseMax.
-	askPause, askPauseMax = 60 * time.Millisecond, time.Second
+	// askPauses is how many times the time that a want took to write owners are waited for before more are asked as well: a
+	// live one needs about as long to see it, to write its answer, and for that to be seen. It is askPauseMin at least and askPause
+	// at most. When all have been asked it doubles, up to askPauseMax.
+	askPauses, askPauseMin, askPause, askPauseMax = 5, 20 * time.Millisecond, 60 * time.Millisecond, time.Second
+	// sure and firstAsks are how many addresses the first to be asked should have together by their mirrors, and how many they
+	// are at most: one may be gone meanwhile, many hardly.
+	sure, firstAsks = 8, 4
 	// maxAsks is how many wants stand at once.
 	maxAsks = 32
 	// calmWait is how long a node asks that could reuse a cooling address.
@@ -36,7 +41,27 @@ type asks struct {
 	left     []claim.Asking
 	standing map[string]claim.Asking // by block: each has room for one want of a node
 	seen     map[string]bool         // the blocks of which the watch has shown the want
+	asked    map[sharer]bool         // since the list was made
 	lost     bool                    // a want came to nothing: the list is old
+}
+
+// sharer is a node in a block.
+type sharer struct{ block, node string }
+
+func sharerOf(x claim.Asking) sharer { return sharer{x.Block, x.From} }
+
+func newAsks(list []claim.Asking) *asks {
+	return &asks{left: slices.Clone(list), standing: map[string]claim.Asking{}, seen: map[string]bool{}, asked: map[sharer]bool{}}
+}
+
+// first is how many to ask first.
+func (q *asks) first() int {
+	n, free := 0, 0
+	for n < min(len(q.left), firstAsks) && free < sure {
+		free += q.left[n].Free
+		n++
+	}
+	return max(n, 1)
 }
 
 // drop forgets that a want stands, and asks its owner again after all others.
@@ -47,34 +72,42 @@ func (q *asks) drop(block string) {
 	q.lost = true
 }
 
-// next are up to n more to ask, and whether they are ones in whose block nothing was asked yet. Where those have run
-// out, or too many wants stand, it is one that replaces another in its block, which comes again after all the others.
+// next are up to n more to ask, each in another block, and whether they are ones that have not been asked: first in blocks
+// where no want stands, then in the place of one that does. Where those have run out, it is one that was asked before.
+// Who loses its place comes again after all the others.
 func (q *asks) next(n int) (out []claim.Asking, more bool) {
-	left := q.left[:0:0]
-	for _, x := range q.left {
-		if _, asked := q.standing[x.Block]; asked || len(out) == n || len(q.standing) >= maxAsks {
-			left = append(left, x)
-			continue
+	taken := map[string]bool{}
+	pick := func(n int, fits func(x claim.Asking, stands bool) bool) {
+		var left, replaced []claim.Asking
+		for _, x := range q.left {
+			was, stands := q.standing[x.Block]
+			if len(out) >= n || taken[x.Block] || !stands && len(q.standing) >= maxAsks || !fits(x, stands) {
+				left = append(left, x)
+				continue
+			}
+			if stands {
+				replaced = append(replaced, was)
+			}
+			out, taken[x.Block], q.standing[x.Block], q.asked[sharerOf(x)] = append(out, x), true, x, true
+			delete(q.seen, x.Block)
 		}
-		out = append(out, x)
-		q.standing[x.Block] = x
+		q.left = append(left, replaced...)
 	}
-	q.left = left
+	pick(n, func(_ claim.Asking, stands bool) bool { return !stands })
+	pick(n, func(x claim.Asking, _ bool) bool { return !q.asked[sharerOf(x)] })
 	if len(out) > 0 {
 		return out, true
 	}
-	i := slices.IndexFunc(q.left, func(x claim.Asking) bool { _, asked := q.standing[x.Block]; return asked })
-	if i < 0 {
-		return nil, false
-	}
-	x := q.left[i]
-	q.left = append(slices.Delete(q.left, i, i+1), q.standing[x.Block])
-	q.standing[x.Block] = x
-	return []claim.Asking{x}, false
+	pick(1, func(claim.Asking, bool) bool { return true })
+	return out, false
 }
 
 // relisted takes the owners of a new list, but for those that are asked already.
 func (q *asks) relisted(all []claim.Asking) {
+	clear(q.asked)
+	for _, x := range q.standing {
+		q.asked[sharerOf(x)] = true
+	}
 	q.left = slices.DeleteFunc(all, func(x claim.Asking) bool {
 		s, ok := q.standing[x.Block]
 		return ok && s.From == x.From
@@ -100,13 +133,14 @@ func (a *Agent) ask(ctx context.Context, pool string, is4 bool, full *claim.Full
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	q := &asks{left: slices.Clone(askings), standing: map[string]claim.Asking{}, seen: map[string]bool{}}
+	q := newAsks(askings)
 	defer func() { a.askEnds(slices.Collect(maps.Keys(q.standing))) }()
-	pause, n, listed := askPause, 1, relist
+	pause, n, listed := time.Duration(0), q.first(), relist
 	for {
 		batch, more := q.next(n)
-		for _, x := range batch {
-			switch err := a.askOne(ctx, pool, is4, x, wait, !calm); {
+		sent := time.Now()
+		for i, err := range a.askAll(ctx, pool, is4, batch, wait, !calm) {
+			switch x := batch[i]; {
 			case errors.Is(err, claim.ErrNoCeding):
 				a.log.WarnContext(ctx, "no address can be had from other nodes", "pool", pool, "error", err)
 				return full
@@ -115,8 +149,10 @@ func (a *Agent) ask(ctx context.Context, pool string, is4 bool, full *claim.Full
 				a.gaveUp(q, x.Block)
 			}
 		}
-		if n *= 2; !more {
-			pause = min(2*pause, askPauseMax)
+		if n *= 2; more {
+			pause = min(max(askPauses*time.Since(sent), askPauseMin), askPause)
+		} else {
+			pause = min(2*max(pause, askPause), askPauseMax)
 		}
 		got, err := a.awaitOffer(ctx, pool, is4, q, pause)
 		switch {
@@ -155,8 +191,30 @@ func (a *Agent) stockOf(pool string, is4 bool) (store.PoolStats, error) {
 	return store.PoolStats{}, err
 }
 
-// askOne writes a want.
-func (a *Agent) askOne(ctx context.Context, pool string, is4 bool, x claim.Asking, wait time.Duration, cooling bool) error {
+// askAll writes a want for each of the batch, which are in different blocks, all at once; and gives what came of each.
+func (a *Agent) askAll(ctx context.Context, pool string, is4 bool, batch []claim.Asking, wait time.Duration, cooling bool) []error {
+	errs := make([]error, len(batch))
+	err := a.inPool(ctx, pool, func(me ipam.Owner, p ipam.Pool) {
+		n := a.starving.count(flightKey(pool, is4)) + a.levels(p, is4).spare
+		var all sync.WaitGroup
+		for i, x := range batch {
+			a.wanting.put(x.Block, 1)
+			all.Go(func() {
+				a.cfg.Hit("ask in " + x.Block)
+				errs[i] = a.claims.Ask(ctx, me, x, n, cooling, time.Now().Add(wait+wantLinger))
+			})
+		}
+		all.Wait()
+		a.cfg.Hit("asked")
+	})
+	for i := range errs {
+		errs[i] = cmp.Or(err, errs[i])
+	}
+	return errs
+}
+
+// inPool calls do under the lock of the pool, unless it is too late to begin anything.
+func (a *Agent) inPool(ctx context.Context, pool string, do func(ipam.Owner, ipam.Pool)) error {
 	done, err := a.mayClaim()
 	if err != nil {
 		return err
@@ -172,12 +230,10 @@ func (a *Agent) askOne(ctx context.Context, pool string, is4 bool, x claim.Askin
 		return err
 	}
 	p, err := a.store.Pool(pool)
-	if err != nil {
-		return err
+	if err == nil {
+		do(me, p)
 	}
-	a.wanting.put(x.Block, 1)
-	n := a.starving.count(flightKey(pool, is4)) + a.levels(p, is4).spare
-	return a.claims.Ask(ctx, me, x, n, cooling, time.Now().Add(wait+wantLinger))
+	return err
 }
 
 // gaveUp is for a want that came to nothing.
@@ -287,7 +343,7 @@ func (a *Agent) take(ctx context.Context, pool, block string) (got bool, err err
 	if other, err := a.settleForeign(ctx, me, pool, block); err != nil || other {
 		return false, err
 	}
-	b, joined, err := a.claims.Take(ctx, me, p, block)
+	b, joined, err := a.claims.Take(ctx, me, p, block, a.cachedBlock(ctx, block))
 	if err != nil || joined == 0 {
 		return false, err
 	}

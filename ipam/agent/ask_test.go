@@ -14,10 +14,7 @@ import (
 func TestWhomToAskNext(t *testing.T) {
 	t.Parallel()
 	at := func(block, from string) claim.Asking { return claim.Asking{Block: block, From: from} }
-	q := &asks{
-		left:     []claim.Asking{at("x", "a"), at("x", "b"), at("y", "a"), at("z", "c")},
-		standing: map[string]claim.Asking{}, seen: map[string]bool{},
-	}
+	q := newAsks([]claim.Asking{at("x", "a"), at("x", "b"), at("y", "a"), at("z", "c")})
 	expect := func(n int, more bool, want ...string) {
 		t.Helper()
 		got, fresh := q.next(n)
@@ -31,7 +28,7 @@ func TestWhomToAskNext(t *testing.T) {
 	}
 	expect(1, true, "a in x")
 	expect(2, true, "a in y", "c in z")
-	expect(4, false, "b in x") // in the place of a
+	expect(4, true, "b in x")  // in the place of a
 	expect(8, false, "a in x") // and round again
 	q.drop("y")
 	expect(8, true, "a in y")
@@ -39,7 +36,13 @@ func TestWhomToAskNext(t *testing.T) {
 	expect(8, true, "d in w")
 	expect(8, false)
 
-	many := &asks{standing: map[string]claim.Asking{}, seen: map[string]bool{}}
+	q = newAsks([]claim.Asking{at("x", "a"), at("x", "b"), at("x", "c"), at("y", "a"), at("y", "b")})
+	expect(4, true, "a in x", "a in y")
+	expect(8, true, "b in x", "b in y") // each block has room for one
+	expect(16, true, "c in x")
+	expect(16, false, "a in x")
+
+	many := newAsks(nil)
 	for i := range 2 * maxAsks {
 		many.left = append(many.left, at(fmt.Sprint(i), "a"))
 	}

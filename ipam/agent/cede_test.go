@@ -52,11 +52,13 @@ func (w *waits) String() string {
 	if len(w.d) == 0 {
 		return "none"
 	}
+	return fmt.Sprintf("%d, p50 %s, p99 %s, most %s", len(w.d), w.at(0.5), w.at(0.99), w.at(1))
+}
+
+// at is the wait that the part q of all were no longer than.
+func (w *waits) at(q float64) time.Duration {
 	slices.Sort(w.d)
-	at := func(q float64) time.Duration {
-		return w.d[min(len(w.d)-1, int(q*float64(len(w.d))))].Round(time.Millisecond)
-	}
-	return fmt.Sprintf("%d, p50 %s, p99 %s, most %s", len(w.d), at(0.5), at(0.99), at(1))
+	return w.d[min(len(w.d)-1, int(q*float64(len(w.d))))].Round(time.Millisecond)
 }
 
 // sizes are those of the largest block object of a pool: its bytes, without the mirror, and its ranges.

@@ -87,9 +87,10 @@ func strip(obj any) (any, error) {
 		return obj, nil // a tombstone
 	}
 	o.SetManagedFields(nil)
-	o.SetAnnotations(nil)
 	if b, ok := obj.(*v1alpha1.IPBlock); ok {
 		b.Status = v1alpha1.IPBlockStatus{} // the leases themselves are in the store
+	} else {
+		o.SetAnnotations(nil) // a block is written as it is cached
 	}
 	return obj, nil
 }

@@ -297,7 +297,7 @@ func request(pool, id string) ipam.Request {
 
 func mustLease(t testing.TB, a ipam.Leaser, req ipam.Request) ipam.Lease {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	l, err := a.Lease(ctx, req)
 	if err != nil {

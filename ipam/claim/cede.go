@@ -140,7 +140,7 @@ func (c *Claimer) Ask(ctx context.Context, o ipam.Owner, a Asking, count int, co
 
 // Offer gives up a part of o's share under the rules of Release: to the node of that want if it stands, and else to
 // nobody in particular. It says whether the want stood.
-// Obj is the block as it was read.
+// Obj is the block as it was read, or as a cache has it.
 func (c *Claimer) Offer(ctx context.Context, o ipam.Owner, obj *v1alpha1.IPBlock, to ipam.Want, ranges ...iprange.Range) (stood bool, err error) {
 	b, err := c.settle(ctx, obj.Name, source{object: obj}, func(cur *view) (ipam.Block, error) {
 		if cur == nil {
@@ -152,10 +152,11 @@ func (c *Claimer) Offer(ctx context.Context, o ipam.Owner, obj *v1alpha1.IPBlock
 }
 
 // Take makes o the owner of what nobody owns in the block and nobody else was offered, and ends o's want there. It
-// says how many addresses that was: the block is one to grant from only if it was any. The zero Block is no block.
-func (c *Claimer) Take(ctx context.Context, o ipam.Owner, pool ipam.Pool, block string) (b ipam.Block, joined int, err error) {
+// says how many addresses that was: the block is one to grant from only if it was any. The zero Block is no block. Obj is the block
+// as it may be, such as a cache has it; nil if unknown.
+func (c *Claimer) Take(ctx context.Context, o ipam.Owner, pool ipam.Pool, block string, obj *v1alpha1.IPBlock) (b ipam.Block, joined int, err error) {
 	var added []iprange.Range
-	b, err = c.settle(ctx, block, source{}, func(cur *view) (ipam.Block, error) {
+	b, err = c.settle(ctx, block, source{object: obj}, func(cur *view) (ipam.Block, error) {
 		added = nil
 		switch {
 		case cur == nil:

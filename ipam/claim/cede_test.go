@@ -195,7 +195,7 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("a third node claims what is offered: %v", err)
 	}
 	for _, want := range []int{2, 0} {
-		got, joined, err := c.Take(ctx, b, pool, name)
+		got, joined, err := c.Take(ctx, b, pool, name, nil)
 		if joined != want || err != nil || textWants(got) != "node-1/uid-1/session-1 [10.0.0.1-10.0.0.12]; node-2/uid-2/session-2 [10.0.0.13-10.0.0.14]" {
 			t.Fatalf("take: %d, %s, %v", joined, textWants(got), err)
 		}
