@@ -117,19 +117,18 @@ func (a *Agent) endUse(ctx context.Context, me ipam.Owner, name string) error {
 }
 
 // takeUseOver makes a use of an earlier life of the node this one's: the session is written first, so that no write of the earlier one
-// can succeed, and what a live namespace has of the addresses is leased to it.
+// can succeed, and what a live namespace has of the addresses is leased to it. A fresh store's session says nothing of the second: it
+// may have been written without an answer, or by an agent that died then.
 func (a *Agent) takeUseOver(ctx context.Context, me ipam.Owner, r *v1alpha1.IPReservation) error {
 	u := *r.Spec.User
-	if u.Session == me.Session && u.NodeUID == me.NodeUID {
-		return nil
+	before := u
+	if u.Session, u.NodeUID = me.Session, me.NodeUID; u != before {
+		r.SetUser(&u)
+		if err := a.cfg.Client.Update(ctx, r); err != nil {
+			return fmt.Errorf("%w: take over reservation %s: %w", ipam.ErrUnavailable, r.Name, err)
+		}
 	}
-	before := u.Session
-	u.Session, u.NodeUID = me.Session, me.NodeUID
-	r.SetUser(&u)
-	if err := a.cfg.Client.Update(ctx, r); err != nil {
-		return fmt.Errorf("%w: take over reservation %s: %w", ipam.ErrUnavailable, r.Name, err)
-	}
-	if before == me.Session {
+	if before.Session == me.Session && !a.fresh.Load() {
 		return nil
 	}
 	addrs, err := r.Addrs()
