@@ -20,7 +20,8 @@ var method string
 // Markdown is the report for people. The names of the plots are links as the page sees them.
 func Markdown(attach, ipam File, attachPlot, ipamPlot string) []byte {
 	var b strings.Builder
-	b.WriteString("<!-- Written by `make bench`: change test/bench, not this page. -->\n# Benchmarks\n\n")
+	b.WriteString("<!-- Written by `make bench`: change test/bench, not this page. -->\n# Benchmarks\n\n" +
+		"Placement of GPUs with their NICs is on a page of its own: [pairs](benchmarks-pairing.md).\n\n")
 	machine(&b, attach.About)
 	b.WriteString("## The bars\n\nWhat the project asks of itself; a miss is shown like a pass. `go run ./test/bench -check` fails on a miss.\n\n")
 	barTable(&b, slices.Concat(attach.Bars, ipam.Bars))
