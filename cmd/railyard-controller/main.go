@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	log := o.Logger(stderr)
 	log.InfoContext(ctx, "start", "version", build.Version(), "go", runtime.Version(), "leaderElection", o.leaderElect)
-	mgr, err := newManager(log, o)
+	mgr, err := newManager(ctx, log, o)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 // newManager makes the manager with everything that runs in it.
-func newManager(log *slog.Logger, o options) (manager.Manager, error) {
+func newManager(ctx context.Context, log *slog.Logger, o options) (manager.Manager, error) {
 	cfg, err := o.RESTConfig(command().Name)
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func newManager(log *slog.Logger, o options) (manager.Manager, error) {
 	}
 	setUpPools := func(mgr ctrl.Manager) error { return pools.SetupWith(mgr, pools.Options{Quarantine: o.quarantine}) }
 	setUpGate := func(mgr ctrl.Manager) error {
-		return gate.Setup(mgr, gate.Options{Mode: gate.Mode(o.nodeGate), Namespace: o.leaderElectNamespace, Labels: agentLabels()})
+		return gate.Setup(ctx, mgr, gate.Options{Mode: gate.Mode(o.nodeGate), Namespace: o.leaderElectNamespace, Labels: agentLabels()})
 	}
 	setups := []func(ctrl.Manager) error{networks.Setup, setUpPools, migrate.Setup, setUpGate}
 	if o.whereaboutsPools {

@@ -36,7 +36,7 @@ type Options struct {
 }
 
 // Setup adds the controller to mgr, with a cache of its own: agents' pods, and of nodes what matters here.
-func Setup(mgr ctrl.Manager, o Options) error {
+func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.Mode == Off {
 		return nil
 	}
@@ -51,7 +51,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 		return err
 	}
 	onNode := func(obj client.Object) []string { return []string{obj.(*corev1.Pod).Spec.NodeName} }
-	if err := c.IndexField(context.Background(), &corev1.Pod{}, indexNode, onNode); err != nil {
+	if err := c.IndexField(ctx, &corev1.Pod{}, indexNode, onNode); err != nil {
 		return err
 	}
 	if err := mgr.Add(c); err != nil {

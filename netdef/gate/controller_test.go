@@ -36,7 +36,7 @@ func TestController(t *testing.T) {
 		t.Fatal(err)
 	}
 	labels := map[string]string{"app": "agent"}
-	if err := Setup(mgr, Options{Mode: Boot, Namespace: cluster.AgentNamespace, Labels: labels}); err != nil {
+	if err := Setup(t.Context(), mgr, Options{Mode: Boot, Namespace: cluster.AgentNamespace, Labels: labels}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
