@@ -15,7 +15,7 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrPoolUnknown: no pool of that name has reached this node.
 	ErrPoolUnknown = errors.New("pool unknown")
-	// ErrPoolClosed: the pool exists but gives nothing new: not accepted, being deleted, or not for this node.
+	// ErrPoolClosed: the pool exists but gives nothing new: not accepted, being deleted, or not for this node or the pod's namespace.
 	ErrPoolClosed = errors.New("pool closed")
 	// ErrPoolFull: no address is free in the pool for this node.
 	ErrPoolFull = errors.New("pool full")

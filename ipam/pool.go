@@ -39,6 +39,8 @@ type PoolSpec struct {
 	// DetectConflicts: see Lease.Probe.
 	DetectConflicts bool
 	Sticky          Sticky
+	// Namespaces: see Pool.Namespaces.
+	Namespaces *[]string
 }
 
 // Sticky says whom addresses follow from pod to pod. Who that is only the API can say, so that a pool with any of it is leased from
@@ -86,6 +88,8 @@ type Pool struct {
 	DetectConflicts bool `json:"detectConflicts,omitempty"`
 	// Sticky says whom addresses follow.
 	Sticky Sticky `json:"sticky,omitzero"`
+	// Namespaces are those whose pods may lease from the pool; nil is all. Whoever has no namespace is in none.
+	Namespaces *[]string `json:"namespaces,omitempty"`
 	// Closed says why the pool gives nothing new on this node; empty means it is open. Leases that exist stay.
 	Closed string `json:"closed,omitempty"`
 }
@@ -109,6 +113,10 @@ func ParsePool(spec PoolSpec) (Pool, error) {
 		errs = append(errs, err)
 	}
 	p := Pool{Name: spec.Name, UID: spec.UID, Cooldown: DefaultCooldown, Watermarks: spec.Watermarks, DetectConflicts: spec.DetectConflicts, Sticky: spec.Sticky}
+	if spec.Namespaces != nil {
+		only := append([]string{}, *spec.Namespaces...) // never null in JSON, which would be all
+		p.Namespaces = &only
+	}
 	if spec.Cooldown != nil {
 		p.Cooldown = *spec.Cooldown
 	}

@@ -93,6 +93,7 @@ func SetupWith(mgr ctrl.Manager, o Options) error {
 		Watches(&v1alpha1.IPPool{}, handler.EnqueueRequestsFromMapFunc(r.waiting), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.IPBlock{}, r.blockEvents()).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.ofNode), builder.WithPredicates(nodeEvents())).
+		Watches(namespaceMetadata(), handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
 		Complete(r)
 }
@@ -231,6 +232,10 @@ func (r *reconciler) report(ctx context.Context, p *v1alpha1.IPPool, v *verdict,
 		next.Status.ObservedGeneration = p.Generation
 		meta.SetStatusCondition(&next.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: status,
 			Reason: v.reason, Message: clip(v.message), ObservedGeneration: p.Generation})
+	}
+	var err error
+	if next.Status.Namespaces, err = r.selected(ctx, p); err != nil {
+		return err
 	}
 	if pool, err := p.Parse(); err == nil { // figures of a pool that cannot be parsed stay
 		count(pool, ofPool(found.blocks, p), &next.Status)

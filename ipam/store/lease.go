@@ -126,7 +126,7 @@ func (t *tx) lend(req ipam.Request, reuse bool) (ipam.Lease, error) {
 	if err != nil {
 		return ipam.Lease{}, err
 	}
-	if err := open(p); err != nil {
+	if err := errors.Join(open(p), serves(p, req.Pod.Namespace)); err != nil {
 		return ipam.Lease{}, err
 	}
 	if p.Sticky.Any() && !req.Settled {
@@ -151,6 +151,15 @@ func (t *tx) lend(req ipam.Request, reuse bool) (ipam.Lease, error) {
 func open(p ipam.Pool) error {
 	if p.Closed != "" {
 		return fmt.Errorf("%w: %s: %s", ipam.ErrPoolClosed, p.Name, p.Closed)
+	}
+	return nil
+}
+
+// serves refuses pods of namespaces that the pool is not for.
+func serves(p ipam.Pool, namespace string) error {
+	if p.Namespaces != nil && !slices.Contains(*p.Namespaces, namespace) {
+		return fmt.Errorf("%w: %s is not for pods of namespace %q: use a network with another pool, or have spec.namespaceSelector of this one select the namespace",
+			ipam.ErrPoolClosed, p.Name, namespace)
 	}
 	return nil
 }

@@ -39,12 +39,18 @@ func (p *IPPool) Parse() (ipam.Pool, error) {
 	if s := p.Spec.Sticky; s != nil {
 		spec.Sticky = ipam.Sticky{IPAMClaims: slices.Contains(s.For, HolderIPAMClaim), StatefulSets: slices.Contains(s.For, HolderStatefulSet)}
 	}
+	if p.Spec.NamespaceSelector != nil {
+		spec.Namespaces = &p.Status.Namespaces
+	}
 	var errs []error
 	if m := validation.IsDNS1123Label(p.Name); len(m) > 0 {
 		errs = append(errs, &ipam.FieldError{Field: "metadata.name", Detail: strings.Join(m, "; ")})
 	}
 	if _, err := p.selector(); err != nil {
 		errs = append(errs, &ipam.FieldError{Field: "spec.nodeSelector", Detail: err.Error()})
+	}
+	if _, err := metav1.LabelSelectorAsSelector(p.Spec.NamespaceSelector); err != nil {
+		errs = append(errs, &ipam.FieldError{Field: "spec.namespaceSelector", Detail: err.Error()})
 	}
 	pool, err := ipam.ParsePool(spec)
 	if err := errors.Join(append(errs, err)...); err != nil {

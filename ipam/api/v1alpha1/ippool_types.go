@@ -132,6 +132,11 @@ type IPPoolSpec struct {
 	// matches keeps what is leased on it and gets nothing new.
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+
+	// namespaceSelector selects the namespaces whose pods may lease from the pool, by the labels of the namespace; empty is all of
+	// them. Whoever names the pool in a network elsewhere gets nothing. What is leased stays when a namespace no longer matches.
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 }
 
 // Sticky says whom addresses follow.
@@ -270,6 +275,13 @@ type IPPoolStatus struct {
 	// +listType=atomic
 	// +optional
 	Granted []string `json:"granted,omitempty"`
+
+	// namespaces are those that spec.namespaceSelector selects now, in order; nodes go by this list.
+	// +kubebuilder:validation:MaxItems=16384
+	// +kubebuilder:validation:items:MaxLength=63
+	// +listType=atomic
+	// +optional
+	Namespaces []string `json:"namespaces,omitempty"`
 
 	// capacity is how many addresses can be leased; ~2^n from 2^53 on.
 	// +kubebuilder:validation:MaxLength=64
