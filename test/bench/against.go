@@ -46,8 +46,8 @@ func (s *session) compare(ctx context.Context, stdout io.Writer) error {
 	var tables []report.Table
 	for _, job := range jobs {
 		cs := []measure.Contestant{
-			cniPluginAt(newer, filepath.Join(s.o.bin, "railyard"), s.lab.Pods, job.conf),
-			cniPluginAt(older, filepath.Join(s.o.against, "railyard"), s.lab.Pods, job.conf),
+			cniPluginAt(newer, s.o.installed("railyard"), s.lab.Pods, job.conf),
+			cniPluginAt(older, s.o.installed(filepath.Join("against", "railyard")), s.lab.Pods, job.conf),
 		}
 		rows, err := s.table(ctx, job.title, loads, cs, "", nil)
 		if err != nil {

@@ -145,13 +145,13 @@ func (s *session) attachContestants(f families) []measure.Contestant {
 	pods := s.lab.Pods
 	var cs []measure.Contestant
 	if s.node != nil {
-		cs = append(cs, cniPlugin(report.Railyard, filepath.Join(s.o.bin, "railyard"), pods, f.railyardConf()))
+		cs = append(cs, cniPlugin(report.Railyard, s.o.installed("railyard"), pods, f.railyardConf()))
 	}
 	return append(cs,
-		cniPlugin(report.Upstream, filepath.Join(s.o.tools, "cni", "macvlan"), pods, f.upstreamConf()),
-		floorExec(filepath.Join(s.o.out, "floor"), pods, f),
+		cniPlugin(report.Upstream, s.o.installed("macvlan"), pods, f.upstreamConf()),
+		floorExec(s.o.installed("floor"), pods, f),
 		floorInside(pods, f),
-		emptyExec(filepath.Join(s.o.out, "empty"), pods, f.upstreamConf()),
+		emptyExec(s.o.installed("empty"), pods, f.upstreamConf()),
 	)
 }
 
@@ -171,13 +171,13 @@ func (s *session) ipamContestants() []measure.Contestant {
 	var cs []measure.Contestant
 	if s.node != nil {
 		cs = append(cs,
-			cniPlugin(report.RailyardIPAM, filepath.Join(s.o.bin, "railyard-ipam"), pods, dual.railyardConf()),
+			cniPlugin(report.RailyardIPAM, s.o.installed("railyard-ipam"), pods, dual.railyardConf()),
 			s.node.socket(report.RailyardInner, pods, dual),
 		)
 	}
 	return append(cs,
-		cniPlugin(report.HostLocal, filepath.Join(s.o.tools, "cni", "host-local"), pods, dual.upstreamConf()),
-		emptyExec(filepath.Join(s.o.out, "empty"), pods, dual.upstreamConf()),
+		cniPlugin(report.HostLocal, s.o.installed("host-local"), pods, dual.upstreamConf()),
+		emptyExec(s.o.installed("empty"), pods, dual.upstreamConf()),
 	)
 }
 

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -37,7 +36,7 @@ func (s *session) demands(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	plugin := cniPlugin(report.Railyard, filepath.Join(s.o.bin, "railyard"), s.lab.Pods, dual.railyardConf())
+	plugin := cniPlugin(report.Railyard, s.o.installed("railyard"), s.lab.Pods, dual.railyardConf())
 	for done := 0; done < adds; done += batch {
 		if _, err := measure.Once(ctx, plugin, min(batch, adds-done), 8, s.nextID); err != nil {
 			return err

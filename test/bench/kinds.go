@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 
 	"github.com/railyard-net/railyard/test/bench/lab"
 	"github.com/railyard-net/railyard/test/bench/measure"
@@ -19,7 +18,7 @@ func (s *session) kinds(ctx context.Context) error {
 		return err
 	}
 	var cs []measure.Contestant
-	pods, railyard := s.lab.Pods, filepath.Join(s.o.bin, "railyard")
+	pods, railyard := s.lab.Pods, s.o.installed("railyard")
 	if s.node != nil {
 		cs = append(cs, cniPlugin(report.Railyard, railyard, pods, v4Only.railyardConf()))
 		if lab.HasIPvlan() {
@@ -34,7 +33,7 @@ func (s *session) kinds(ctx context.Context) error {
 			})),
 		)
 	}
-	cs = append(cs, cniPluginAt("host-device+host-local", filepath.Join(s.o.tools, "cni", "host-device"), pods, func(slot int) []byte {
+	cs = append(cs, cniPluginAt("host-device+host-local", s.o.installed("host-device"), pods, func(slot int) []byte {
 		conf := v4Only.upstream()
 		conf["type"], conf["device"] = "host-device", lab.Device(slot)
 		delete(conf, "master")

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/railyard-net/railyard/test/bench/lab"
 	"github.com/railyard-net/railyard/test/cluster"
 )
@@ -103,6 +105,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := checkPrograms(o); err != nil {
 		return err
 	}
+	if err := o.install(); err != nil {
+		return fmt.Errorf("install the programs: %w", err)
+	}
 	err = lab.Reexec(ctx, []string{
 		"-inside", fmt.Sprintf("-short=%t", o.short), fmt.Sprintf("-check=%t", o.check), fmt.Sprintf("-peers=%t", o.peers),
 		"-out=" + o.out, "-docs=" + o.docs, "-bin=" + o.bin, "-tools=" + o.tools, "-against=" + o.against,
@@ -112,6 +117,41 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errInterrupted
 	case err != nil:
 		return fmt.Errorf("failed: %w", err)
+	}
+	return nil
+}
+
+// installed is where a contestant's program is, by its name.
+func (o options) installed(name string) string { return filepath.Join(o.out, "installed", name) }
+
+// install copies the contestants' programs, everybody's alike, as whoever installs them on a node does. A program that the linker has just
+// written is in the cache in small pages, and needs up to a quarter more to start, the larger the more.
+func (o options) install() error {
+	from := []string{
+		filepath.Join(o.out, "floor"), filepath.Join(o.out, "empty"),
+		filepath.Join(o.tools, "cni", "macvlan"), filepath.Join(o.tools, "cni", "host-device"), filepath.Join(o.tools, "cni", "host-local"),
+	}
+	if !o.peers {
+		from = append(from, filepath.Join(o.bin, "railyard"), filepath.Join(o.bin, "railyard-ipam"))
+	}
+	to := map[string]string{}
+	for _, path := range from {
+		to[o.installed(filepath.Base(path))] = path
+	}
+	if o.against != "" {
+		to[o.installed(filepath.Join("against", "railyard"))] = filepath.Join(o.against, "railyard")
+	}
+	for target, source := range to {
+		program, err := os.ReadFile(source)
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(target), 0o755)
+		}
+		if err == nil {
+			err = renameio.WriteFile(target, program, 0o755)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -136,7 +136,7 @@ func (s *session) outage(ctx context.Context) error {
 	s.say("%d ADDs with the API server killed", n)
 	s.node.api.StopServer()
 	const parallel = 8
-	plugin := cniPlugin(report.Railyard, filepath.Join(s.o.bin, "railyard"), s.lab.Pods, dual.railyardConf())
+	plugin := cniPlugin(report.Railyard, s.o.installed("railyard"), s.lab.Pods, dual.railyardConf())
 	samples, err := measure.Once(ctx, plugin, n, parallel, s.nextID)
 	if err != nil {
 		return fmt.Errorf("with the API server killed: %w", err)
