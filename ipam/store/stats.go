@@ -4,6 +4,7 @@
 package store
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -79,6 +80,8 @@ func (t *tx) count(s addrState, p ipam.Pool, n *PoolStats) {
 // it, and how many of the block's addresses are free and cooling. A block that is not held has none. Leases of reservations are not among
 // them: their addresses are not the block's on this node.
 func (s *Store) BlockLeases(block string) (leases []ipam.Lease, free, cooling int, err error) {
+	type entry struct{ key, value []byte }
+	var entries []entry
 	err = s.view(func(t *tx) error {
 		h, ok, err := t.holding(block)
 		if err != nil || !ok {
@@ -94,16 +97,28 @@ func (s *Store) BlockLeases(block string) (leases []ipam.Lease, free, cooling in
 				t.count(s, p, &n)
 				return nil
 			}
-			rec, ok, err := t.lease(s.key)
-			if ok && rec.Reservation == "" {
-				leases = append(leases, rec.Lease)
+			if v := t.leases.Get(s.key); v != nil {
+				entries = append(entries, entry{s.key, bytes.Clone(v)})
 			}
-			return err
+			return nil
 		})
 		free, cooling = n.Free, n.Cooling
 		return err
 	})
-	return leases, free, cooling, err
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	// They are decoded when the transaction is over: as long as one reads, the pages that others replace stay in the file, which grows.
+	for _, e := range entries {
+		rec, err := decodeRecord(e.key, e.value)
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		if rec.Reservation == "" {
+			leases = append(leases, rec.Lease)
+		}
+	}
+	return leases, free, cooling, nil
 }
 
 // Leases gives every lease, by key.
