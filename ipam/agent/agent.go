@@ -139,7 +139,8 @@ type Agent struct {
 	// them, and not another node; wanting has the blocks in which one of this node's wants is waited for; standing counts
 	// the wants of others that this node could not answer yet.
 	starving, turn, wanting *tally
-	users, blocks           *tally // how many nodes own addresses of a pool, and how many blocks it has, by its name
+	users, blocks           *tally  // how many nodes own addresses of a pool, and how many blocks it has, by its name
+	crowds                  moments // until when a pool counts as crowded, by its name
 	standing                atomic.Int64
 	bell                    bell          // rings when a want, or its answer, is seen
 	trading                 chan struct{} // trade has something to do

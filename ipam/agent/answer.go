@@ -74,6 +74,9 @@ func (a *Agent) tradeOnce(ctx context.Context) error {
 	}
 	asked, idle := wantsOf(me, cached, time.Now())
 	maps.DeleteFunc(a.answered, func(_ sharer, expires time.Time) bool { return time.Now().After(expires) })
+	for _, r := range asked {
+		a.crowd(r.pool)
+	}
 	var errs []error
 	for _, r := range idle {
 		if a.wanting.count(r.block) == 0 {

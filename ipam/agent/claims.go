@@ -104,6 +104,7 @@ func (a *Agent) sitOut(ctx context.Context, pool string, is4 bool) error {
 func (a *Agent) claimOrAsk(ctx context.Context, pool string, is4 bool) error {
 	err := a.claim(ctx, pool, is4, glance)
 	if full := fullError(err); full != nil {
+		a.crowd(pool)
 		return a.ask(ctx, pool, is4, full)
 	}
 	return err
@@ -178,7 +179,7 @@ const (
 
 func (a *Agent) claimBlock(ctx context.Context, me ipam.Owner, p ipam.Pool, is4 bool, how effort, held []string) (ipam.Block, error) {
 	switch {
-	case !crowded(p, a.blocks.count(p.Name)):
+	case !a.isCrowded(p):
 		return a.claims.Claim(ctx, me, p, is4, held...)
 	case how == whole || claim.Few(p, is4):
 		return a.claims.Search(ctx, me, p, is4, held...)

@@ -5,6 +5,8 @@ package agent
 
 import (
 	"math"
+	"sync"
+	"time"
 
 	"github.com/railyard-net/railyard/ipam"
 )
@@ -126,12 +128,44 @@ func crowded(p ipam.Pool, blocks int) bool {
 	return len(p.Subnets) > 0 && 50*uint64(blocks/len(p.Subnets)) >= 49*fewest
 }
 
-// crowdedPools are the crowded ones of the store's pools, by what the controller has counted last.
+// crowdFor is how long a pool counts as crowded after a node has asked another in it, as far as this one sees.
+const crowdFor = time.Minute
+
+// isCrowded says so by what the controller has counted last, and by what this node has met: it may be long before the controller counts.
+func (a *Agent) isCrowded(p ipam.Pool) bool {
+	return crowded(p, a.blocks.count(p.Name)) || a.crowds.at(p.Name) > a.cfg.Now()
+}
+
+// crowdedPools are the crowded ones of the store's pools.
 func (a *Agent) crowdedPools() (map[string]bool, error) {
 	pools, err := a.store.Pools()
 	out := map[string]bool{}
 	for _, p := range pools {
-		out[p.Name] = crowded(p, a.blocks.count(p.Name))
+		out[p.Name] = a.isCrowded(p)
 	}
 	return out, err
+}
+
+// crowd remembers that nodes ask each other in the pool.
+func (a *Agent) crowd(pool string) { a.crowds.set(pool, a.cfg.Now()+crowdFor) }
+
+// moments remembers a time for each key. It may be used concurrently.
+type moments struct {
+	mu sync.Mutex
+	of map[string]time.Duration // boot clock
+}
+
+func (m *moments) at(key string) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.of[key]
+}
+
+func (m *moments) set(key string, t time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.of == nil {
+		m.of = map[string]time.Duration{}
+	}
+	m.of[key] = t
 }

@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"time"
 
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
 	"github.com/railyard-net/railyard/test/sim/check"
 	"github.com/railyard-net/railyard/test/sim/see"
@@ -120,15 +118,4 @@ func (l *lab) leaks(blocks []v1alpha1.IPBlock, nodes []check.Node) *leakError {
 		return nil
 	}
 	return &e
-}
-
-// mirrored is how many leases the mirror shows of a pool.
-func (l *lab) mirrored(ctx context.Context, pool string) (int, error) {
-	var blocks v1alpha1.IPBlockList
-	err := l.admin.List(ctx, &blocks, client.MatchingLabels{v1alpha1.LabelPool: pool})
-	n := 0
-	for _, b := range blocks.Items {
-		n += int(b.Status.Leased)
-	}
-	return n, err
 }

@@ -54,7 +54,6 @@ type tally struct {
 	mu      sync.Mutex
 	took    []time.Duration
 	refused int
-	failed  error
 }
 
 func (t *tally) served(took time.Duration, refused int) {
