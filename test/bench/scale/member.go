@@ -160,8 +160,11 @@ func (m *member) unleased(pool string) (int, error) {
 	return 0, err
 }
 
+// watches is how many an agent has: of pools, blocks, reservations and its Node.
+const watches = 4
+
 // ready says that everything is watched and the store leases.
-func (m *member) ready() bool { return m.meter.watching.Load() >= 3 && !m.store.Fresh() }
+func (m *member) ready() bool { return m.meter.watching.Load() >= watches && !m.store.Fresh() }
 
 func fnv(s string) uint64 {
 	h := uint64(14695981039346656037)
