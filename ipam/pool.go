@@ -240,7 +240,7 @@ func parseSubnet(field string, is4 bool, spec SubnetSpec) (Subnet, error) {
 	return s, nil
 }
 
-// checkSubnet refuses what could not be one layer-2 segment of neighbours.
+// checkSubnet refuses what hosts could not own. One address alone is a subnet, of a host that is reached by routes.
 func checkSubnet(field string, is4 bool, p netip.Prefix) error {
 	a := p.Addr()
 	switch {
@@ -250,8 +250,6 @@ func checkSubnet(field string, is4 bool, p netip.Prefix) error {
 		return fieldErrorf(field, "%s is IPv4: move it to spec.ipv4", p)
 	case p.Bits() < 8:
 		return fieldErrorf(field, "a /%d is no subnet: use /8 or longer", p.Bits())
-	case p.IsSingleIP():
-		return fieldErrorf(field, "a /%d holds one address and no neighbour: use /%d or shorter", p.Bits(), p.Bits()-1)
 	case a.IsMulticast(), a.IsLoopback(), !is4 && a.IsLinkLocalUnicast():
 		return fieldErrorf(field, "%s is multicast, loopback or link-local: use addresses that hosts may own", p)
 	}

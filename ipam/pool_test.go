@@ -71,8 +71,6 @@ func TestParsePoolRefuses(t *testing.T) {
 		"/0":                        {subnet4("0.0.0.0/0"), "spec.ipv4.subnet", "use /8 or longer"},
 		"IPv6 /0":                   {subnet6("::/0"), "spec.ipv6.subnet", "use /8 or longer"},
 		"/7":                        {subnet4("10.0.0.0/7"), "spec.ipv4.subnet", "use /8 or longer"},
-		"/32":                       {subnet4("10.20.0.1/32"), "spec.ipv4.subnet", "use /31 or shorter"},
-		"/128":                      {subnet6("fd00::1/128"), "spec.ipv6.subnet", "use /127 or shorter"},
 		"IPv6 under ipv4":           {subnet4("fd00::/64"), "spec.ipv4.subnet", "move it to spec.ipv6"},
 		"IPv4 under ipv6":           {subnet6("10.20.0.0/16"), "spec.ipv6.subnet", "move it to spec.ipv4"},
 		"mapped under ipv6":         {subnet6("::ffff:10.20.0.0/112"), "spec.ipv6.subnet", "write 10.20.0.0"},
@@ -154,6 +152,8 @@ func TestParsePoolLeasable(t *testing.T) {
 		"gateway":           {spec4(func(s *ipam.SubnetSpec) { s.Gateway = "10.20.0.1" }), []string{"10.20.0.2-10.20.0.254"}, nil, 4, 64},
 		"/31 (RFC 3021)":    {spec4(func(s *ipam.SubnetSpec) { s.Subnet = "10.20.0.0/31" }), []string{"10.20.0.0/31"}, nil, 1, 2},
 		"/30":               {spec4(func(s *ipam.SubnetSpec) { s.Subnet = "10.20.0.0/30" }), []string{"10.20.0.1-10.20.0.2"}, nil, 1, 4},
+		"/32":               {spec4(func(s *ipam.SubnetSpec) { s.Subnet = "10.20.0.1/32" }), []string{"10.20.0.1"}, nil, 1, 1},
+		"/128":              {spec6(func(s *ipam.SubnetSpec) { s.Subnet = "fd00::1/128" }), []string{"fd00::1"}, nil, 1, 1},
 		"/127 (RFC 6164)":   {spec6(func(s *ipam.SubnetSpec) { s.Subnet = "fd00::/127" }), []string{"fd00::/127"}, nil, 1, 2},
 		"/64 without ::":    {spec6(func(*ipam.SubnetSpec) {}), []string{"fd00:20::1-fd00:20::ffff:ffff:ffff:ffff"}, nil, 1 << 32, 64},
 		"ranges and exclude": {spec4(func(s *ipam.SubnetSpec) {

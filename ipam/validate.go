@@ -40,6 +40,7 @@ func (r Request) Validate() error {
 		checkText("pod.name", r.Pod.Name, 0, maxPodField),
 		checkText("pod.uid", r.Pod.UID, 0, maxPodField),
 		checkText("netns.path", r.NetNS.Path, 0, 4096),
+		checkText("attachment", r.Attachment, 0, MaxIfName),
 	}
 	var has4, has6 bool
 	for i, a := range r.Static {

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strings"
+
+	"go4.org/netipx"
 
 	"github.com/railyard-net/railyard/ipam"
 	"github.com/railyard-net/railyard/ipam/api/v1alpha1"
@@ -16,7 +19,7 @@ import (
 )
 
 // tally is the figures of one family of a pool.
-type tally struct{ capacity, owned, leased uint64 }
+type tally struct{ capacity, owned, leased, draining uint64 }
 
 // count makes the status' figures of a pool from its blocks. Blocks that cannot be read count as blocks only.
 func count(pool ipam.Pool, objects []v1alpha1.IPBlock, into *v1alpha1.IPPoolStatus) {
@@ -47,8 +50,15 @@ func count(pool ipam.Pool, objects []v1alpha1.IPBlock, into *v1alpha1.IPPoolStat
 		if t == nil {
 			continue
 		}
+		sub, _ := pool.Subnet(b.Slot.Addr())
+		used := iprange.Set(slices.Concat(sub.LeasableIn(b.Slot), sub.ReservedIn(b.Slot))...)
 		for _, s := range b.Shares {
 			t.owned += sum(s.Ranges)
+			var left netipx.IPSetBuilder
+			left.AddSet(iprange.Set(s.Ranges...))
+			left.RemoveSet(used)
+			set, _ := left.IPSet() // made of sets, which are valid
+			t.draining += sum(iprange.Ranges(set))
 			if _, held := s.Held(); !held {
 				nodes[s.Node] = true
 			}
@@ -68,6 +78,10 @@ func count(pool ipam.Pool, objects []v1alpha1.IPBlock, into *v1alpha1.IPPoolStat
 	into.Capacity = both(func(t *tally) uint64 { return t.capacity })
 	into.Owned = both(func(t *tally) uint64 { return t.owned })
 	into.Leased = both(func(t *tally) uint64 { return t.leased })
+	into.Draining = both(func(t *tally) uint64 { return t.draining })
+	if strings.Trim(into.Draining, "0/") == "" {
+		into.Draining = ""
+	}
 }
 
 // sum is how many addresses ranges hold, at most 2^64-1.

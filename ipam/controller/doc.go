@@ -31,6 +31,6 @@
 // An IPReservation whose holder is gone, and which no node uses, ends after the pool's hold time: it is deleted under its version, so that a
 // use which begins at that moment wins; then its addresses leave the blocks, and then its finalizer goes. The use of a lost node ends by
 // the rules above. Holds that somebody has removed by hand are put back where nobody owns the address, and holds without a reservation
-// end after the quarantine. The status of an IPAMClaim says which addresses it has, and which pod has them. Docs/design/0009-sticky.md has
+// end after the quarantine. The status of an IPAMClaim says which addresses it has, and which pod has them. Docs/design/0010-sticky.md has
 // the reasons.
 package controller

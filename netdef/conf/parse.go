@@ -45,6 +45,8 @@ type Spec struct {
 	GUID net.HardwareAddr
 	PKey uint16 // 0: the master's
 	RDMA string // RDMAAuto, RDMARequired or RDMAOff
+	// Attachment is the interface that the pod asked for, in a rail's copy of the Spec, where the rail makes another one.
+	Attachment string
 	// Rails has at least one. They are of one kind and have different names.
 	Rails          []RailSpec
 	Sysctls        []Sysctl // by key

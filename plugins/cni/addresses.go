@@ -88,7 +88,7 @@ func railID(id journal.ID, ifName string) journal.ID {
 }
 
 func leaseRequest(a dispatch.Args, s conf.Spec) ipam.Request {
-	return ipam.Request{Key: leaseKey(a.Name, idOf(a)), Pool: s.Pool, NetNS: a.NS, Static: s.Static, Pod: a.Extra.Pod()}
+	return ipam.Request{Key: leaseKey(a.Name, idOf(a)), Pool: s.Pool, NetNS: a.NS, Static: s.Static, Pod: a.Extra.Pod(), Attachment: s.Attachment}
 }
 
 // obtain does the step that planAddresses planned.

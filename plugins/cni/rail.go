@@ -41,6 +41,9 @@ func (r *rail) name() string { return r.args.IfName }
 func (p *plugin) planRail(ctx context.Context, dir *journal.Dir, t *attachment, s conf.RailSpec) (*rail, error) {
 	r := &rail{args: t.args, spec: t.spec, wantToS: s.ToS}
 	r.args.IfName, r.spec.Pool = s.Name(t.args.IfName), s.Pool
+	if r.args.IfName != t.args.IfName {
+		r.spec.Attachment = t.args.IfName
+	}
 	id := idOf(r.args)
 	var err error
 	if r.source, err = planAddresses(r.args, &r.spec); err != nil {

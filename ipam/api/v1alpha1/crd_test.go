@@ -99,8 +99,6 @@ func TestPoolRefused(t *testing.T) {
 		"mapped":                {"x", "{ipv6: {subnet: '::ffff:10.0.0.0/120'}}", []string{"spec.ipv6.subnet", "IPv4-mapped IPv6 is written as IPv4"}},
 		"slash 0":               {"x", "{ipv4: {subnet: 0.0.0.0/0}}", []string{"spec.ipv4.subnet", "use /8 or longer"}},
 		"slash 0 v6":            {"x", "{ipv6: {subnet: '::/0'}}", []string{"spec.ipv6.subnet", "use /8 or longer"}},
-		"slash 32":              {"x", "{ipv4: {subnet: 10.0.0.1/32}}", []string{"spec.ipv4.subnet", "use /31 or /127 or shorter"}},
-		"slash 128":             {"x", "{ipv6: {subnet: 'fd00::1/128'}}", []string{"spec.ipv6.subnet", "use /31 or /127 or shorter"}},
 		"v6 under ipv4":         {"x", "{ipv4: {subnet: 'fd00::/64'}}", []string{"spec.ipv4.subnet", "move it to spec.ipv6"}},
 		"v4 under ipv6":         {"x", "{ipv6: {subnet: 10.0.0.0/24}}", []string{"spec.ipv6.subnet", "move it to spec.ipv4"}},
 		"loopback":              {"x", "{ipv4: {subnet: 127.0.0.0/8}}", []string{"spec.ipv4.subnet", "addresses that hosts may own"}},
@@ -141,6 +139,8 @@ func TestPoolTaken(t *testing.T) {
 	for title, spec := range map[string]string{
 		"least":     "{ipv4: {subnet: 10.0.0.0/24}}",
 		"slash 31":  "{ipv4: {subnet: 10.0.0.0/31}}",
+		"slash 32":  "{ipv4: {subnet: 10.0.0.1/32}}",
+		"slash 128": "{ipv6: {subnet: 'fd00::1/128'}}",
 		"slash 127": "{ipv6: {subnet: 'fd00::/127'}}",
 		"spelling":  "{ipv6: {subnet: 'FD00:0:0::/64', ranges: ['fd00::1-FD00::9', 'fd00::100/120', 'fd00::5000']}}",
 		"all": `{domain: fabric-a, ipv4: {subnet: 10.0.0.0/16, ranges: [10.0.1.0/24, 10.0.2.1-10.0.2.9], exclude: [10.0.1.5],

@@ -194,7 +194,6 @@ type Subnet struct {
 	// +kubebuilder:validation:XValidation:rule="isCIDR(self)",message="subnet is not a CIDR such as 10.20.0.0/16 or fd00:20::/64 (IPv4-mapped IPv6 is written as IPv4)"
 	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="subnet has bits set right of its mask: write its first address"
 	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= 8",message="subnet is too wide: use /8 or longer"
-	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() < (cidr(self).ip().family() == 4 ? 32 : 128)",message="subnet holds one address and no neighbour: use /31 or /127 or shorter"
 	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !(cidr(self).ip().isLoopback() || cidr('224.0.0.0/4').containsCIDR(self) || cidr('ff00::/8').containsCIDR(self) || cidr('fe80::/10').containsCIDR(self))",message="subnet is multicast, loopback or link-local: use addresses that hosts may own"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="subnet never changes: make a new pool"
 	// +required
@@ -297,6 +296,12 @@ type IPPoolStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	// +optional
 	Leased string `json:"leased,omitempty"`
+
+	// draining is how many addresses nodes still own that the pool does not lease any more: what ranges or reserved lost, or exclude or gateway
+	// gained. It falls as the pods that have them end.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Draining string `json:"draining,omitempty"`
 
 	// blocks is how many blocks the pool has.
 	// +optional
