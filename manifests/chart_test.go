@@ -150,6 +150,7 @@ func changed() map[string]any {
 		"cni":     map[string]any{"install": false, "binDir": "/var/lib/cni/bin", "as": []any{"whereabouts", "nv-ipam"}, "resources": resources},
 		"kubelet": map[string]any{"root": "/data/kubelet"}, "agent": pods(map[string]any{"maxUnavailable": 3}), "controller": controller,
 		"compatibility": map[string]any{"whereaboutsPools": true},
+		"devicePlugin":  map[string]any{"enabled": false, "resources": resources, "args": []any{"--log-level=debug"}, "env": []any{map[string]any{"name": "GOGC", "value": "50"}}},
 	}
 }
 

@@ -38,12 +38,7 @@ func (p *Plugin) refresh(ctx context.Context) {
 	p.fault(ctx, "config warnings", asError(warnings))
 	p.fault(ctx, "hardware", hardwareErr)
 	p.metrics.configIs(configErr == nil)
-	if p.health == nil && c.GPU != nil && !c.GPU.NoHealthChecks {
-		p.health = gpu.NewHealth(c.GPU.IgnoreXIDs, c.GPU.RecoverAfter)
-	}
-	if p.health == nil && c.Pair != nil && c.GPU == nil {
-		p.health = gpu.NewHealth(config.DefaultIgnored(), config.DefaultRecover)
-	}
+	p.configureHealth(c)
 	in := pool.Input{Config: c, Snapshot: snapshot, Used: p.ledger.Used(), Sick: p.sick(snapshot)}
 	built := pool.Build(in)
 	known := map[ledger.Device][]ledger.Claim{}
@@ -60,6 +55,23 @@ func (p *Plugin) refresh(ctx context.Context) {
 	p.fault(ctx, "accounts", p.ledger.Check())
 	p.offer(ctx, built)
 	p.refreshed = true
+}
+
+// configureHealth keeps what is known to be sick through changes of the config.
+func (p *Plugin) configureHealth(c *config.Config) {
+	ignore, quiet := config.DefaultIgnored(), config.DefaultRecover
+	switch {
+	case c.GPU == nil && c.Pair == nil, c.GPU != nil && c.GPU.NoHealthChecks:
+		p.health = nil
+		return
+	case c.GPU != nil:
+		ignore, quiet = c.GPU.IgnoreXIDs, c.GPU.RecoverAfter
+	}
+	if p.health == nil {
+		p.health = gpu.NewHealth(ignore, quiet)
+		return
+	}
+	p.health.Configure(ignore, quiet)
 }
 
 func asError(warnings []string) error {

@@ -56,13 +56,20 @@ func NewHealth(ignore []uint64, quiet time.Duration) *Health {
 	return &Health{ignore: ignore, quiet: quiet, sick: map[place]fault{}}
 }
 
+// Configure changes what NewHealth was given. What is sick stays so.
+func (h *Health) Configure(ignore []uint64, quiet time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ignore, h.quiet = ignore, quiet
+}
+
 // Report takes an event in, and returns whether anything is sick that was not.
 func (h *Health) Report(e Event, all Inventory, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if slices.Contains(h.ignore, e.XID) {
 		return false
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	changed := false
 	for _, p := range places(e, all) {
 		_, was := h.sick[p]

@@ -32,12 +32,13 @@ func (b *builder) shared(p config.SharedPool) Resource {
 		return r
 	}
 	for _, n := range hcas {
+		lonely := !b.hasFreeGPU(n.Addr)
 		for slot := range p.Slots {
 			r.Devices = append(r.Devices, Device{
 				ID: fmt.Sprintf("%s#%d", n.Addr, slot), NUMA: numaOf(n.NUMA), nic: n.Addr, card: n.PF,
 				Claims:    []ledger.Claim{{Unit: nicUnit(n.Addr), Shared: true}},
 				Unhealthy: unhealthyNIC(n, true, p.Health),
-				Grant:     nicGrant(n, p.Inject), lonely: !b.hasFreeGPU(n.Addr),
+				Grant:     nicGrant(n, p.Inject), lonely: lonely,
 			})
 		}
 	}
