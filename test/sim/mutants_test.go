@@ -77,7 +77,7 @@ var mutants = map[string]mutant{
 		old:  "	return slices.ContainsFunc(b.Shares, func(s ipam.Share) bool { return o.Owns(s) && s.Session != o.Session })",
 		new: "	if broken(`claim-enters`) {\n		return false\n	}\n" +
 			"	return slices.ContainsFunc(b.Shares, func(s ipam.Share) bool { return o.Owns(s) && s.Session != o.Session })",
-		job: &Job{Seed: 1838, Keep: []int{1, 6, 8}, Calm: true},
+		within: 1,
 	},
 	"grant-without-answer": {
 		what:   "a claim whose write failed is granted as if it had been acknowledged",
@@ -122,7 +122,7 @@ var mutants = map[string]mutant{
 		file:   "ipam/agent/takeover.go",
 		old:    "	restored, err := a.store.GrantInUse(",
 		new:    "	if broken(`cut-in-two`) {\n		if err := a.store.Grant(t.holding); err != nil {\n			return 0, err\n		}\n	}\n	restored, err := a.store.GrantInUse(",
-		within: 100,
+		within: 200,
 	},
 }
 
@@ -138,11 +138,14 @@ func TestMutants(t *testing.T) {
 				if r, err := f.Do(*m.job); err != nil || len(r.Invariants) == 0 {
 					t.Errorf("not caught by %+v (%v): %s", *m.job, err, m.what)
 				}
+				if !survives(t, broken, *m.job) {
+					t.Errorf("%+v fails without the mutant too, and so proves nothing", *m.job)
+				}
 				return
 			}
 			err := f.Run(t.Context(), 0, m.within, func(r Report) bool {
 				n++
-				if len(r.Invariants) > 0 {
+				if len(r.Invariants) > 0 && survives(t, broken, r.Job) {
 					caught = &r
 				}
 				return caught != nil
@@ -160,6 +163,15 @@ func TestMutants(t *testing.T) {
 	t.Run("shrunk", func(t *testing.T) {
 		shrinks(t, Fleet{Binary: broken, Env: []string{mutantEnv + "=two-answers"}, Workers: 1})
 	})
+}
+
+// survives says that the code does the job without a failure when no mutant is on: so what fails with one, it has broken.
+func survives(t *testing.T, binary string, j Job) bool {
+	r, err := Fleet{Binary: binary}.Do(j)
+	if err != nil {
+		t.Error(err)
+	}
+	return r.Failure == ""
 }
 
 // shrinks: what is left of a plan that fails is little, and fails again in the same way, step by step.

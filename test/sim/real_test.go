@@ -79,16 +79,25 @@ func (o *outside) Delete(x client.Object, pre *metav1.Preconditions) error {
 	})
 }
 
-// whole makes a Node of its metadata, which alone no server takes.
+// whole makes of metadata, which alone no server takes, an object of their kind.
 func whole(x client.Object, do func(client.Object) error) error {
 	p, ok := x.(*metav1.PartialObjectMetadata)
 	if !ok {
 		return do(x)
 	}
-	n := &corev1.Node{ObjectMeta: *p.ObjectMeta.DeepCopy()}
-	err := do(n)
+	var o client.Object
+	switch p.Kind {
+	case kindPod:
+		o = &corev1.Pod{ObjectMeta: *p.ObjectMeta.DeepCopy(), Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	default:
+		o = &corev1.Node{ObjectMeta: *p.ObjectMeta.DeepCopy()}
+	}
+	err := do(o)
 	if err == nil {
-		p.ObjectMeta = n.ObjectMeta
+		p.SetUID(o.GetUID())
+		p.SetResourceVersion(o.GetResourceVersion())
+		p.SetGeneration(o.GetGeneration())
+		p.SetCreationTimestamp(o.GetCreationTimestamp())
 	}
 	return err
 }
@@ -104,7 +113,8 @@ func TestRealServer(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := server.Apply(t.Context(), "manifests/crd/ipam.railyard.dev_ippools.yaml", "manifests/crd/ipam.railyard.dev_ipblocks.yaml"); err != nil {
+	if err := server.Apply(t.Context(), "manifests/crd/ipam.railyard.dev_ippools.yaml", "manifests/crd/ipam.railyard.dev_ipblocks.yaml",
+		"manifests/crd/ipam.railyard.dev_ipreservations.yaml"); err != nil {
 		t.Fatal(err)
 	}
 	scheme := runtime.NewScheme()
@@ -128,10 +138,18 @@ func TestRealServer(t *testing.T) {
 			t.Errorf("seed %d: %v", seed, r.Err)
 		}
 		t.Logf("seed %d: %+v", seed, r.Stats)
-		for _, all := range []client.Object{&v1alpha1.IPBlock{}, &v1alpha1.IPPool{}, &corev1.Node{}} {
-			if err := c.DeleteAllOf(t.Context(), all); err != nil {
+		for _, all := range []client.Object{&v1alpha1.IPBlock{}, &v1alpha1.IPPool{}, &v1alpha1.IPReservation{}, &corev1.Node{}, &corev1.Pod{}} {
+			if err := c.DeleteAllOf(t.Context(), all, client.InNamespace(namespaceOf(all)), client.GracePeriodSeconds(0)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+}
+
+// namespaceOf is where the simulator makes objects of the kind.
+func namespaceOf(o client.Object) string {
+	if _, ok := o.(*corev1.Pod); ok {
+		return "default"
+	}
+	return ""
 }

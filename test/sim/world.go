@@ -347,7 +347,7 @@ func (w *world) addPods() {
 	yes := true
 	for i := range w.plan.Slots {
 		o := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: kindPod}}
-		o.Name = fmt.Sprintf("pod-%d", i)
+		o.Name, o.Namespace = fmt.Sprintf("pod-%d", i), "default"
 		w.must(w.api.create(o))
 	}
 	for i := range stickyPods {
