@@ -71,14 +71,6 @@ var mutants = map[string]mutant{
 			"				retired, err := a.store.Retire(block, minIdle)\n",
 		within: 20,
 	},
-	"claim-enters": {
-		what: "a claim enters the node's own block of before the store was lost, without a look at who uses it",
-		file: "ipam/claim/plan.go",
-		old:  "	return slices.ContainsFunc(b.Shares, func(s ipam.Share) bool { return o.Owns(s) && s.Session != o.Session })",
-		new: "	if broken(`claim-enters`) {\n		return false\n	}\n" +
-			"	return slices.ContainsFunc(b.Shares, func(s ipam.Share) bool { return o.Owns(s) && s.Session != o.Session })",
-		within: 1,
-	},
 	"grant-without-answer": {
 		what:   "a claim whose write failed is granted as if it had been acknowledged",
 		file:   "ipam/claim/settle.go",
