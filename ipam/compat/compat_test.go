@@ -70,7 +70,7 @@ func TestWhereabouts(t *testing.T) {
 		"no range":                   {wantErr: "ipam.range"},
 		"range is no CIDR":           {keys: `,"range":"10.20.0.0"`, wantErr: "ipam.range"},
 		"range is a number":          {keys: `,"range":10`, wantErr: "ipam.range"},
-		"a range of one":             {keys: `,"range":"10.20.0.1/32"`, wantErr: "ipam.range"},
+		"a range of one":             {keys: `,"range":"10.20.0.1/32"`, want: "10.20.0.1/32"},
 		"start outside":              {keys: `,"range":"10.20.0.0/16","range_start":"10.21.0.1"`, wantErr: "ipam.range_start"},
 		"end before start":           {keys: `,"range":"10.20.0.0/16","range_start":"10.20.0.9","range_end":"10.20.0.2"`, wantErr: "ipam.range_end"},
 		"exclude":                    {keys: `,"range":"10.20.0.0/16","exclude":["10.20.0.1/28","10.20.0.99","10.20.0.40-10.20.0.47","10.99.0.0/16"]`, want: "10.20.0.0/16 not [10.20.0.0/28 10.20.0.40/29 10.20.0.99]"},

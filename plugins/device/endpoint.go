@@ -54,10 +54,10 @@ type endpoint struct {
 	wake   chan struct{} // holds one
 	ended  chan struct{}
 
-	mu      sync.Mutex
-	devices []*api.Device
-	changed chan struct{} // closed when devices are others
-	streams int
+	mu             sync.Mutex
+	devices        []*api.Device
+	changed        chan struct{} // closed when devices are others
+	streams, begun int           // open now, and ever
 }
 
 func newEndpoint(p *Plugin, name string) *endpoint {
@@ -170,6 +170,9 @@ func (e *endpoint) serve(ctx context.Context) error {
 	}()
 	retry := retryFirst
 	for ctx.Err() == nil && inodeOf(e.socket) == inode {
+		e.mu.Lock()
+		begun := e.begun
+		e.mu.Unlock()
 		if err := e.register(ctx); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil { // no kubelet is no fault: it may start
 				e.plugin.o.Log.InfoContext(ctx, "not registered yet", "resource", e.name, "err", err)
@@ -181,16 +184,18 @@ func (e *endpoint) serve(ctx context.Context) error {
 		retry = retryFirst
 		e.plugin.metrics.registered(e.name)
 		e.plugin.o.Log.InfoContext(ctx, "registered with the kubelet", "resource", e.name)
-		if e.listening(ctx, inode) {
+		if e.listening(ctx, inode, begun) {
 			return nil
 		}
 	}
 	return nil
 }
 
-// listening waits until the endpoint has reason to register again, or (true) to be served anew.
-func (e *endpoint) listening(ctx context.Context, inode uint64) (gone bool) {
+// listening waits until the endpoint has reason to register again, or (true) to be served anew. Begun is how many streams there had been
+// before it registered.
+func (e *endpoint) listening(ctx context.Context, inode uint64, begun int) (gone bool) {
 	kubelet := inodeOf(filepath.Join(e.plugin.o.PluginDir, kubeletSocket))
+	since := time.Now()
 	for ctx.Err() == nil {
 		e.pause(ctx, listless)
 		switch {
@@ -200,7 +205,8 @@ func (e *endpoint) listening(ctx context.Context, inode uint64) (gone bool) {
 			return false
 		}
 		e.mu.Lock()
-		alone := e.streams == 0
+		// The kubelet takes a moment to ask for the devices, in which it is no reason that something else wakes the endpoint.
+		alone := e.streams == 0 && (e.begun > begun || time.Since(since) >= listless)
 		e.mu.Unlock()
 		if alone {
 			return false
@@ -246,6 +252,7 @@ func (e *endpoint) GetDevicePluginOptions(context.Context, *api.Empty) (*api.Dev
 func (e *endpoint) ListAndWatch(_ *api.Empty, s grpc.ServerStreamingServer[api.ListAndWatchResponse]) error {
 	e.mu.Lock()
 	e.streams++
+	e.begun++
 	e.mu.Unlock()
 	defer func() {
 		e.mu.Lock()
