@@ -29,7 +29,7 @@ func TestSmallPools(t *testing.T) {
 				s.IPv4 = &v1alpha1.Subnet{Subnet: tc.v4}
 				s.IPv6 = &v1alpha1.Subnet{Subnet: tc.v6}
 			})
-			n := nodes(t, 2, agentOptions{config: impatient})
+			n := nodes(t, 2, agentOptions{})
 			var got []string
 			for i := range len(tc.want) / 2 {
 				got = append(got, addrs(mustLease(t, n[i], request(pool, fmt.Sprint(i))))...)

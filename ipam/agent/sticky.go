@@ -225,7 +225,7 @@ func (a *Agent) reserve(ctx context.Context, req ipam.Request, p ipam.Pool, w wi
 // else gets them.
 func (a *Agent) pick(ctx context.Context, req ipam.Request, reservation string, static []netip.Addr) ([]netip.Addr, error) {
 	pick := ipam.Request{Key: store.PickedKey(reservation), Pool: req.Pool, Static: static, Pod: req.Pod, Settled: true}
-	a.picked.Store(true)
+	defer a.picked.Store(true) // not before: a look of endUses in between would find nothing, and take it back
 	l, err := a.lease(ctx, pick)
 	if errors.Is(err, ipam.ErrInvalid) { // what was picked before for another wish
 		if err := a.store.Release(ctx, pick.Key); err != nil {

@@ -194,8 +194,11 @@ func (w *world) drain() {
 func (w *world) empty() error {
 	for _, n := range w.nodes {
 		list, err := n.store.Leases()
-		if err != nil || len(list) > 0 {
-			return fmt.Errorf("%s still has %d leases: %w", n.name, len(list), err)
+		if err != nil {
+			return fmt.Errorf("the leases of %s: %w", n.name, err)
+		}
+		for _, l := range list {
+			return fmt.Errorf("%s still has %d leases, one of them %s in %s", n.name, len(list), l.Key, l.Pool)
 		}
 	}
 	for _, b := range w.api.blocks() {
