@@ -146,7 +146,7 @@ func (r *reservations) sayInClaim(ctx context.Context, obj *v1alpha1.IPReservati
 func withLength(obj *v1alpha1.IPReservation, p *v1alpha1.IPPool) ([]string, error) {
 	pool, err := p.Parse()
 	if err != nil {
-		return nil, nil // said elsewhere
+		return nil, nil //nolint:nilerr // said elsewhere
 	}
 	addrs, err := obj.Addrs()
 	if err != nil {

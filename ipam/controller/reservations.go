@@ -223,7 +223,7 @@ func (r *reservations) blocksOf(ctx context.Context, pool string) ([]v1alpha1.IP
 func (r *reservations) keepHolds(ctx context.Context, obj *v1alpha1.IPReservation, p *v1alpha1.IPPool) error {
 	pool, err := p.Parse()
 	if err != nil {
-		return nil // nothing is leased from such a pool, and what is in the blocks stays
+		return nil //nolint:nilerr // nothing is leased from such a pool, and what is in the blocks stays
 	}
 	addrs, err := obj.Addrs()
 	if err != nil {

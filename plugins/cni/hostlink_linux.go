@@ -155,11 +155,13 @@ func genMode(index int) (int, error) {
 	if err != nil || len(replies) == 0 || len(replies[0]) < unix.SizeofIfInfomsg {
 		return 0, errors.Join(errors.New("the kernel says nothing of the link"), err)
 	}
-	b, ok := replies[0][unix.SizeofIfInfomsg:], true
+	b := replies[0][unix.SizeofIfInfomsg:]
 	for _, kind := range []uint16{unix.IFLA_AF_SPEC, unix.AF_INET6, unix.IFLA_INET6_ADDR_GEN_MODE} {
-		if b, ok = attribute(b, kind); !ok {
+		inner, ok := attribute(b, kind)
+		if !ok {
 			return 0, fs.ErrNotExist
 		}
+		b = inner
 	}
 	if len(b) != 1 {
 		return 0, fmt.Errorf("the kernel gives the mode %d bytes", len(b))

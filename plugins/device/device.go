@@ -180,7 +180,7 @@ func (p *Plugin) loop(ctx context.Context) error {
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to end
 		}
 	}
 }

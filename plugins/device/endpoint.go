@@ -163,7 +163,7 @@ func (e *endpoint) serve(ctx context.Context) error {
 	go func() { served <- s.Serve(l) }()
 	defer func() {
 		s.Stop()
-		_ = <-served // it was stopped
+		<-served //nolint:errcheck // it was stopped
 		if inodeOf(e.socket) == inode {
 			_ = os.Remove(e.socket) // what is left is replaced by the next one
 		}
