@@ -63,24 +63,33 @@ func (s *Store) lease(ctx context.Context, req ipam.Request, reuse bool) (l ipam
 	if err := orDone(ctx, req.Validate()); err != nil {
 		return l, err
 	}
+	var refused error // and yet something is committed
 	err = s.update(func(t *tx) error {
+		refused = nil
 		rec, ok, err := t.lease(leaseKey(req.Key))
 		if err != nil {
 			return err
 		}
+		disowned := false
 		if ok && rec.Hearsay && req.NetNS != (ipam.NetNS{}) && !sameNetNS(rec.NetNS, req.NetNS) {
 			if err := t.disown(rec); err != nil {
 				return err
 			}
-			ok = false
+			ok, disowned = false, true
 		}
 		if ok {
 			l, err = t.again(rec, req)
 			return err
 		}
 		l, err = t.lend(req, reuse)
+		if _, sticky := errors.AsType[*StickyError](err); sticky && disowned { // what the agent leases next must find the key free
+			refused, err = err, nil
+		}
 		return err
 	})
+	if err == nil {
+		err = refused
+	}
 	if err != nil {
 		return ipam.Lease{}, err
 	}
